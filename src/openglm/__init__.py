@@ -1,0 +1,68 @@
+"""openglm: fill, classify, pretrain and serve with GLM, the blank-filling language model.
+
+    import openglm
+
+    model = openglm.load()
+    print(model.fill("北京故宫是中国[MASK]非物质文化遗产。").text)
+
+Importing the package is instant; torch is imported when a name that needs it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blanks import BlankedText, BlankKind
+    from .config import GLMConfig
+    from .errors import OpenGLMError
+    from .infill.infiller import Infiller, load
+    from .infill.results import Fill, Filled, Piece
+    from .model import GLMModel
+    from .tokenizer import BilingualTokenizer, ChineseTokenizer, Tokenizer
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BilingualTokenizer": "tokenizer",
+    "BlankKind": "blanks",
+    "BlankedText": "blanks",
+    "ChineseTokenizer": "tokenizer",
+    "Fill": "infill.results",
+    "Filled": "infill.results",
+    "GLMConfig": "config",
+    "GLMModel": "model",
+    "Infiller": "infill.infiller",
+    "OpenGLMError": "errors",
+    "Piece": "infill.results",
+    "Tokenizer": "tokenizer",
+    "load": "infill.infiller",
+}
+
+__all__ = [
+    "BilingualTokenizer",
+    "BlankKind",
+    "BlankedText",
+    "ChineseTokenizer",
+    "Fill",
+    "Filled",
+    "GLMConfig",
+    "GLMModel",
+    "Infiller",
+    "OpenGLMError",
+    "Piece",
+    "Tokenizer",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module 'openglm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

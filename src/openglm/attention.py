@@ -1,0 +1,92 @@
+"""Who sees whom: one rule, as a dense mask and as a FlexAttention block mask.
+
+The rule (paper, section 2.1 and figure 2): a token sees the Part A of its own document,
+and every token of its own document that comes no later than itself. Part A therefore
+reads itself in both directions, Part B reads Part A and its own past, and documents that
+share a packed sequence never see each other. Padding is a document of its own (`PADDING`).
+
+Dimension letters, here and in the whole package: B batch, S query tokens, K key tokens,
+N heads, H head size, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+PADDING = -1  # document number of padded positions
+
+
+def visible(
+    query_document: Tensor, key_document: Tensor, key_in_part_a: Tensor, query_index: Tensor, key_index: Tensor
+) -> Tensor:
+    """The rule itself; arguments broadcast against each other, the result is boolean."""
+    return (query_document == key_document) & (key_in_part_a | (key_index <= query_index))
+
+
+def dense_mask(documents: Tensor, in_part_a: Tensor) -> Tensor:
+    """The rule as a boolean mask, True where the query may attend.
+
+    Args:
+        documents: [B, S] integers, the number of the document each token belongs to
+            within its row; `PADDING` for padding.
+        in_part_a: [B, S] bool.
+
+    Returns:
+        [B, 1, S, K] bool with K = S.
+    """
+    index = torch.arange(documents.shape[1], device=documents.device)
+    mask = visible(
+        documents[:, :, None], documents[:, None, :], in_part_a[:, None, :], index[None, :, None], index[None, None, :]
+    )
+    return mask[:, None]
+
+
+def block_mask(documents: Tensor, in_part_a: Tensor) -> BlockMask:
+    """The rule as a FlexAttention block mask; arguments as in `dense_mask`."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def rule(b: Tensor, n: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return visible(documents[b, q], documents[b, k], in_part_a[b, k], q, k)
+
+    batch, length = documents.shape
+    return create_block_mask(rule, batch, None, length, length, device=str(documents.device))
+
+
+def prefix_mask(separators: Tensor, length: int) -> Tensor:
+    """The rule for unpacked rows given the length of Part A of each row, [B] -> [B, 1, S, K]."""
+    index = torch.arange(length, device=separators.device)
+    in_part_a = index < separators.reshape(-1, 1)
+    return dense_mask(torch.zeros_like(in_part_a, dtype=torch.long), in_part_a)
+
+
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def attend(
+    q_BNSH: Tensor, k_BNKH: Tensor, v_BNKH: Tensor, mask: Tensor | BlockMask | None, dropout: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention, [B, N, S, H].
+
+    A dense mask (or None: everything is visible) goes through SDPA, a block mask through
+    FlexAttention, which is compiled on GPUs and has no dropout.
+    """
+    if mask is None or isinstance(mask, Tensor):
+        return F.scaled_dot_product_attention(q_BNSH, k_BNKH, v_BNKH, attn_mask=mask, dropout_p=dropout)
+    if q_BNSH.is_cuda:
+        return _compiled_flex_attention()(q_BNSH, k_BNKH, v_BNKH, block_mask=mask)  # type: ignore[no-any-return]
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention(q_BNSH, k_BNKH, v_BNKH, block_mask=mask)

@@ -1,0 +1,1 @@
+"""Models on disk: openglm's own folder, foreign formats, names -> files."""

@@ -1,0 +1,80 @@
+"""`openglm COMMAND`: finds the command, runs it, turns errors into one line and an exit code.
+
+Exit codes: 0 done; 1 some inputs of many could not be used, or an internal error; 2 bad
+input or options; 130 interrupted. A command's module is imported only when it is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import OpenGLMError
+
+COMMANDS = {
+    "fill": "fill the blanks of texts",
+    "models": "list the models that can be loaded and what each can fill",
+    "pretrain": "train a model from a recipe and prepared data",
+    "data": "prepare a corpus for training",
+    "tokenizer": "train a vocabulary on a corpus",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """One line, as for every other bad input."""
+        self.exit(2, f"openglm: error: {message} (`{self.prog} --help` shows the options)\n")
+
+
+def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="openglm", description="GLM, the blank-filling language model: fill, pretrain, and more to come."
+    )
+    parser.add_argument("--version", action="version", version=f"openglm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+        )
+        if name == chosen:
+            importlib.import_module(f".{name}", __package__).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((a for a in arguments if not a.startswith("-")), None)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        args = _build_parser(chosen if chosen in COMMANDS else None).parse_args(arguments)
+        module = importlib.import_module(f".{args.command}", __package__)
+        code: int = module.run(args)
+        sys.stdout.flush()
+        return code
+    except OpenGLMError as error:
+        print(f"openglm: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("openglm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # the promise of this command line is: never a traceback
+        if os.environ.get("OPENGLM_DEBUG"):
+            traceback.print_exc()
+        reason = str(error).strip().split("\n")[0]
+        print(
+            f"openglm: internal error: {type(error).__name__}: {reason} (set OPENGLM_DEBUG=1 for the traceback)",
+            file=sys.stderr,
+        )
+        return 1

@@ -1,0 +1,55 @@
+"""Options shared by commands: which model, and how to decode."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+def _lengths(text: str) -> int | list[int]:
+    """One number, or one per blank separated by commas."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or numbers with commas, not {text!r}") from None
+    return values[0] if len(values) == 1 else values
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --device, --dtype."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default="default", metavar="NAME|DIR", help="embedded model (default), a published name or a folder"
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
+
+
+DECODING: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "max_new_tokens": (_lengths, "N[,N...]", "most tokens of a fill, or one number per blank"),
+    "min_new_tokens": (_lengths, "N[,N...]", "fewest tokens of a fill, or one number per blank"),
+    "temperature": (float, "T", "0: the most probable token (default); above 0: sample"),
+    "top_k": (int, "K", "sample among the K most probable tokens"),
+    "top_p": (float, "P", "sample among the most probable tokens that reach probability P"),
+    "repetition_penalty": (float, "R", "above 1: avoid tokens already written in this text's blanks"),
+    "num_beams": (int, "N", "beam search with N hypotheses"),
+    "length_penalty": (float, "A", "rank beams by log-probability / length ** A (default: 0)"),
+    "num_return_sequences": (int, "N", "answers per text"),
+    "seed": (int, "N", "makes sampling repeat"),
+    "truncate": (str, "start|end|around", "what to drop of a text longer than the context (default: refuse it)"),
+}
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """One option per field of `FillOptions`; those not given keep the library's defaults."""
+    group = parser.add_argument_group("decoding")
+    for name, (kind, metavar, text) in DECODING.items():
+        short = ["-n"] if name == "num_return_sequences" else []
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(*short, flag, dest=name, type=kind, metavar=metavar, default=None, help=text)
+
+
+def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments for `Infiller.fill`."""
+    return {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None}

@@ -1,0 +1,47 @@
+"""`openglm tokenizer train`: a vocabulary from a corpus."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import OptionError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    train = actions.add_parser("train", help="train a lossless SentencePiece vocabulary")
+    train.add_argument(
+        "--group",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar=("CHARACTERS", "FILE"),
+        help="how many characters to sample from these files; once per language",
+    )
+    train.add_argument("--vocab-size", type=int, default=16_000, help="pieces (default: 16000)")
+    train.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
+    train.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
+    train.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from ..files import write_atomically
+    from ..tokenizer import BilingualTokenizer
+    from ..tokenizer_training import train_vocabulary
+
+    try:
+        characters = [int(group[0]) for group in args.group]
+    except ValueError as error:
+        raise OptionError("--group takes a number of characters, then files") from error
+    groups = [[Path(name) for name in group[1:]] for group in args.group]
+    model = train_vocabulary(
+        groups, vocab_size=args.vocab_size, characters=characters, seed=args.seed, threads=args.threads
+    )
+    tokenizer = BilingualTokenizer(model)
+    for name, content in tokenizer.files().items():
+        write_atomically(args.output / name, content)
+    print(f"{args.output}: {tokenizer.num_tokens:,} tokens, special tokens included")
+    return 0

@@ -1,0 +1,1 @@
+"""Filling blanks: decoding over a key/value cache, and `Infiller`, what users hold in hand."""

@@ -1,0 +1,273 @@
+"""`Infiller`: a model and its tokenizer, ready to fill blanks; and `load`, which makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.random import Generator
+
+from ..blanks import BlankedText, Layout, Writer, lay_out
+from ..checkpoints.resolve import open_model
+from ..errors import InputError, OptionError
+from ..model import GLMModel
+from ..tokenizer import Tokenizer
+from .beams import Hypothesis, Search, beam_search
+from .decoding import Ends, Event, Row, decode
+from .options import FillOptions
+from .prompt import Prompt, build_prompt
+from .reader import Reader
+from .results import Fill, Filled, Piece
+
+# Texts share a forward pass up to this many cached tokens, which bounds memory.
+TOKENS_AT_ONCE = 32_768
+
+Text = str | BlankedText
+
+
+class Infiller:
+    """Fills blanks.
+
+    Args:
+        model: the network; put into evaluation mode.
+        tokenizer: its vocabulary.
+
+    Raises:
+        OptionError: the vocabulary has more tokens than the model has rows.
+    """
+
+    def __init__(self, model: GLMModel, tokenizer: Tokenizer) -> None:
+        if tokenizer.num_tokens > model.config.vocab_size:
+            raise OptionError(
+                f"the vocabulary has {tokenizer.num_tokens} tokens but the model only {model.config.vocab_size} rows; "
+                "give the vocabulary this model was trained with"
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        banned = torch.zeros(model.config.vocab_size, dtype=torch.bool)
+        banned[tokenizer.never_generated] = True
+        banned[tokenizer.num_tokens :] = True
+        device = model.word_embeddings.weight.device
+        self._ends = Ends((tokenizer.markers.eop, tokenizer.eos), banned.to(device))
+
+    @overload
+    def fill(self, text: Text, **options: Any) -> Filled: ...
+
+    @overload
+    def fill(self, text: Sequence[Text], **options: Any) -> list[Filled]: ...
+
+    def fill(self, text: Text | Sequence[Text], **options: Any) -> Filled | list[Filled]:
+        """Fill every blank of a text, or of each text in a list.
+
+        Args:
+            text: any number of `[MASK]`, `[sMASK]`, `[gMASK]` in it. `BlankedText` keeps
+                text from elsewhere from being read as a blank.
+            options: the fields of `FillOptions`.
+
+        Returns:
+            One result for a text, a list in the same order for a list. A text gives the
+            same result alone and in a list.
+
+        Raises:
+            InputError, UnsupportedBlankError, ContextLengthError: the text cannot be filled.
+            OptionError: an unknown option, or one out of range.
+        """
+        chosen = _options(options)
+        if isinstance(text, (str, BlankedText)):
+            return self._fill_all([text], chosen)[0]
+        return self._fill_all(list(text), chosen)
+
+    def check(self, text: Text, **options: Any) -> None:
+        """Raise what `fill` would raise for this text and these options, without filling it."""
+        self._prompt(text, _options(options))
+
+    def stream(self, text: Text, **options: Any) -> Iterator[Piece]:
+        """Fill one text and give the pieces of its fills as they are decided.
+
+        The pieces of a blank, put together, are the `Fill.text` that `fill` returns.
+
+        Raises:
+            as `fill`; OptionError also for beams or several answers, which have no order
+            in which to stream.
+        """
+        chosen = _options(options)
+        if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
+            raise OptionError("stream gives one answer as it is written; leave num_beams and num_return_sequences at 1")
+        prompt = self._prompt(text, chosen)
+        return self._stream(prompt, self._rows([prompt], chosen), chosen)
+
+    @torch.inference_mode()
+    def _stream(self, prompt: Prompt, rows: list[Row], options: FillOptions) -> Iterator[Piece]:
+        decoder, fresh = self.tokenizer.decoder(), True
+        for event in self._decode([prompt], rows, options):
+            done = event.reason is not None
+            new = decoder.finish() if event.token is None else decoder.push(event.token)
+            if fresh and new:
+                new, fresh = self._fit(prompt, event.blank, new), False
+            if new or done:
+                yield Piece(event.blank, new, event.reason)
+            if done:
+                decoder, fresh = self.tokenizer.decoder(), True
+
+    def _fill_all(self, texts: Sequence[Text], options: FillOptions) -> list[Filled]:
+        prompts = []
+        for number, text in enumerate(texts):
+            try:
+                prompts.append(self._prompt(text, options))
+            except (InputError, OptionError) as error:
+                if len(texts) == 1:
+                    raise
+                raise type(error)(f"text {number + 1} of {len(texts)}: {error}") from error
+        results: list[Filled | None] = [None] * len(prompts)
+        for group in self._groups(prompts, options):
+            answer = self._beams if options.num_beams > 1 else self._sample
+            for i, filled in zip(group, answer([prompts[i] for i in group], options), strict=True):
+                results[i] = filled
+        return [filled for filled in results if filled is not None]
+
+    def _prompt(self, text: Text, options: FillOptions) -> Prompt:
+        prompt = build_prompt(text, self.tokenizer, self.model.config, truncate=options.truncate)
+        options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
+        return prompt
+
+    def _groups(self, prompts: Sequence[Prompt], options: FillOptions) -> Iterator[list[int]]:
+        """Texts of similar length together, as many as `TOKENS_AT_ONCE` allows."""
+        copies = max(options.num_beams, options.num_return_sequences)
+        group: list[int] = []
+        widest = 0
+        for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i].part_a)):
+            width = copies * (len(prompts[i].part_a) + sum(most for _, most in self._limits(prompts[i], options)))
+            if group and max(widest, width) * (len(group) + 1) > TOKENS_AT_ONCE:
+                yield group
+                group, widest = [], 0
+            group.append(i)
+            widest = max(widest, width)
+        if group:
+            yield group
+
+    def _limits(self, prompt: Prompt, options: FillOptions) -> list[tuple[int, int]]:
+        return options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
+
+    def _rows(self, prompts: Sequence[Prompt], options: FillOptions) -> list[Row]:
+        rows: list[Row] = []
+        for prompt in prompts:
+            for copy in range(options.num_return_sequences):
+                writer = Writer(prompt.blank_positions.tolist(), self.tokenizer.markers)
+                row = Row(len(rows), writer, self._limits(prompt, options), _generator(options.seed, copy))
+                rows.append(row)
+        return rows
+
+    def _decode(self, prompts: Sequence[Prompt], rows: Sequence[Row], options: FillOptions) -> Iterator[Event]:
+        reader = Reader(self.model, [self._part_a(p) for p in prompts], self.tokenizer.eos, expected=32)
+        if options.num_return_sequences > 1:
+            copies = torch.arange(len(prompts)).repeat_interleave(options.num_return_sequences)
+            reader.select(copies.to(reader.device))
+        return decode(reader, rows, options, self._ends)
+
+    def _part_a(self, prompt: Prompt) -> Layout:
+        return lay_out(prompt.part_a, np.empty(0, np.int64), [], self.tokenizer.markers)
+
+    @torch.inference_mode()
+    def _sample(self, prompts: Sequence[Prompt], options: FillOptions) -> list[Filled]:
+        rows = self._rows(prompts, options)
+        for _ in self._decode(prompts, rows, options):
+            pass
+        copies = options.num_return_sequences
+        out = []
+        for i, prompt in enumerate(prompts):
+            answers = [
+                self._filled(prompt, row.writer.fills, row.logprobs, row.reasons)
+                for row in rows[i * copies : (i + 1) * copies]
+            ]
+            out.append(_with_alternatives(answers))
+        return out
+
+    def _beams(self, prompts: Sequence[Prompt], options: FillOptions) -> list[Filled]:
+        searches = [Search(p.part_a, p.blank_positions, self._limits(p, options)) for p in prompts]
+        beam_search(self.model, searches, options, self._ends, self.tokenizer.markers, self.tokenizer.eos)
+        out = []
+        for prompt, search in zip(prompts, searches, strict=True):
+            best: list[Hypothesis] = search.beams[: options.num_return_sequences]
+            out.append(_with_alternatives([self._filled(prompt, h.fills, h.logprobs, h.reasons) for h in best]))
+        return out
+
+    def _filled(
+        self,
+        prompt: Prompt,
+        fills: Sequence[Sequence[int]],
+        logprobs: Sequence[Sequence[float]],
+        reasons: Sequence[str],
+    ) -> Filled:
+        texts = [self._fit(prompt, i, self.tokenizer.decode(fill)) for i, fill in enumerate(fills)]
+        text, spans = prompt.blanked.substitute(texts)
+        blanks = [
+            Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, reasons[i])
+            for i, (start, end) in enumerate(spans)
+        ]
+        return Filled(text, blanks, sum(fill.logprob for fill in blanks), [], prompt.dropped)
+
+    @staticmethod
+    def _fit(prompt: Prompt, blank: int, fill: str) -> str:
+        """Where the text has a space before the blank, the fill does not bring its own."""
+        before = prompt.blanked.literals[blank]
+        return fill[1:] if before[-1:].isspace() and fill.startswith(" ") else fill
+
+
+def _options(values: dict[str, Any]) -> FillOptions:
+    try:
+        return FillOptions(**values)
+    except TypeError as error:
+        known = ", ".join(FillOptions.__dataclass_fields__)
+        raise OptionError(f"{error}; the options are {known}") from error
+
+
+def _generator(seed: int | None, copy: int) -> Generator:
+    return np.random.default_rng(None if seed is None else [seed, copy])
+
+
+def _with_alternatives(answers: Sequence[Filled]) -> Filled:
+    first = answers[0]
+    return Filled(first.text, first.blanks, first.logprob, list(answers[1:]), first.truncated)
+
+
+def load(
+    name_or_path: str | Path = "default",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+) -> Infiller:
+    """A model ready to fill blanks.
+
+    Args:
+        name_or_path: "default" for the model that comes with openglm; a folder in openglm's
+            own, FlagAI's or the hub's format; or a published name (`openglm models`).
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+        dtype: "auto" (float32 on a CPU, bfloat16 on a GPU), "float32", "bfloat16", "float16".
+        quantize: None; this release computes with the weights as they are.
+
+    Raises:
+        ModelNotFoundError: no such model; names the nearest ones.
+        CheckpointError, ConfigError, TokenizerError: files that are missing, damaged or do
+            not fit together.
+        OptionError: an unknown device, dtype or quantize.
+    """
+    if quantize is not None:
+        raise OptionError(f"quantize={quantize!r} is not available in this release; leave it at None")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise OptionError(f"device {device!r} is not one torch knows; use auto, cpu or cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device 'cuda' was asked for, but torch finds no CUDA device; use cpu or auto")
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    types["auto"] = torch.float32 if kind == "cpu" else torch.bfloat16
+    if dtype not in types:
+        raise OptionError(f"dtype {dtype!r} is unknown; use {', '.join(types)}")
+    model, tokenizer = open_model(str(name_or_path), device=device, dtype=types[dtype])
+    return Infiller(model, tokenizer)

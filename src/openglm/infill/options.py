@@ -1,0 +1,129 @@
+"""How to fill: the options of `Infiller.fill`, checked in one place.
+
+Names and meanings follow Hugging Face's generation options where they have one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..blanks import BlankKind
+from ..errors import OptionError
+
+# A fill ends by itself; these only bound one that would not.
+DEFAULT_MAX_NEW_TOKENS = {BlankKind.MASK: 32, BlankKind.SMASK: 128, BlankKind.GMASK: 256}
+TRUNCATE = ("start", "end", "around")
+
+Lengths = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """Decoding options.
+
+    Attributes:
+        max_new_tokens: most tokens of a fill, one number or one per blank. Default by kind
+            of blank: 32, 128 and 256 for `[MASK]`, `[sMASK]` and `[gMASK]`.
+        min_new_tokens: fewest tokens of a fill, one number or one per blank.
+        temperature: 0 takes the most probable token; above 0 samples from the
+            distribution sharpened (below 1) or flattened (above 1).
+        top_k: sample among the k most probable tokens; 0: all.
+        top_p: sample among the most probable tokens that together reach this probability.
+        repetition_penalty: above 1 makes tokens already written in this text's blanks less
+            likely (logits divided or multiplied by it, as in Keskar et al. 2019).
+        num_beams: beam search over this many hypotheses.
+        length_penalty: beams are ranked by log-probability / length ** length_penalty.
+        num_return_sequences: answers per text: that many samples, or the best beams.
+        seed: makes sampling repeat; a text gives the same samples alone or in a list.
+        truncate: what to drop of a text longer than the context: its "start", its "end", or
+            what lies farthest "around" the blanks. Default: an error.
+
+    Raises:
+        OptionError: a value out of range or options that exclude each other.
+    """
+
+    max_new_tokens: Lengths | None = None
+    min_new_tokens: Lengths = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 0.0
+    num_return_sequences: int = 1
+    seed: int | None = None
+    truncate: str | None = None
+
+    def __post_init__(self) -> None:
+        for limit in self._listed(self.max_new_tokens):
+            _check_integer("max_new_tokens", limit, 1)
+        for limit in self._listed(self.min_new_tokens):
+            _check_integer("min_new_tokens", limit, 0)
+        _check_number("temperature", self.temperature, "at least 0 (0 is greedy)", self.temperature >= 0)
+        _check_integer("top_k", self.top_k, 0)
+        _check_number("top_p", self.top_p, "above 0 and at most 1", 0 < self.top_p <= 1)
+        _check_number("repetition_penalty", self.repetition_penalty, "above 0", self.repetition_penalty > 0)
+        _check_number("length_penalty", self.length_penalty, "a finite number", True)
+        _check_integer("num_beams", self.num_beams, 1)
+        _check_integer("num_return_sequences", self.num_return_sequences, 1)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0)
+        if self.truncate is not None and self.truncate not in TRUNCATE:
+            raise OptionError(f"truncate must be one of {', '.join(TRUNCATE)}, not {self.truncate!r}")
+        if self.num_beams > 1 and self.temperature > 0:
+            raise OptionError("num_beams and temperature exclude each other; set temperature to 0 or num_beams to 1")
+        if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
+            raise OptionError(
+                f"num_return_sequences {self.num_return_sequences} exceeds num_beams {self.num_beams}; raise num_beams"
+            )
+        if self.num_beams == 1 and self.temperature == 0 and self.num_return_sequences > 1:
+            raise OptionError(
+                "greedy decoding has one answer; for num_return_sequences above 1 set num_beams or a temperature"
+            )
+
+    @staticmethod
+    def _listed(value: Lengths | None) -> Sequence[int]:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, int) else value
+
+    def limits(self, kinds: Sequence[BlankKind], context: int) -> list[tuple[int, int]]:
+        """(fewest, most) tokens of each blank of a text; `context` is the model's P.
+
+        Raises:
+            OptionError: a list whose length is not the number of blanks, a minimum above its
+                maximum, or a maximum that the model's block positions cannot count.
+        """
+        if self.max_new_tokens is None:
+            most = [min(DEFAULT_MAX_NEW_TOKENS[kind], context - 1) for kind in kinds]
+        else:
+            most = self._per_blank("max_new_tokens", self.max_new_tokens, len(kinds))
+        least = self._per_blank("min_new_tokens", self.min_new_tokens, len(kinds))
+        for low, high in zip(least, most, strict=True):
+            if high >= context:
+                raise OptionError(
+                    f"max_new_tokens {high} is too long for this model: a blank holds at most {context - 1} tokens"
+                )
+            if low > high:
+                raise OptionError(f"min_new_tokens {low} exceeds max_new_tokens {high}")
+        return list(zip(least, most, strict=True))
+
+    @staticmethod
+    def _per_blank(name: str, value: Lengths, blanks: int) -> list[int]:
+        if isinstance(value, int):
+            return [value] * blanks
+        if len(value) != blanks:
+            raise OptionError(f"{name} lists {len(value)} values for a text with {blanks} blanks")
+        return list(value)
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+
+def _check_number(name: str, value: object, wanted: str, in_range: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not in_range:
+        raise OptionError(f"{name} must be {wanted}, not {value!r}")

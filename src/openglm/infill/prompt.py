@@ -1,0 +1,88 @@
+"""A text with blanks as the model reads it: Part A, checked against the model's context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..blanks import BlankedText, BlankKind, Ids, build_part_a
+from ..config import GLMConfig
+from ..errors import ContextLengthError, InputError, UnsupportedBlankError
+from ..tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Part A of one text.
+
+    Attributes:
+        blanked: the text as given.
+        part_a: [n] token ids.
+        blank_positions: [k] where its blanks stand in `part_a`.
+        dropped: tokens left out because the text was longer than the context.
+    """
+
+    blanked: BlankedText
+    part_a: Ids
+    blank_positions: Ids
+    dropped: int
+
+
+def build_prompt(
+    text: str | BlankedText, tokenizer: Tokenizer, config: GLMConfig, *, truncate: str | None = None
+) -> Prompt:
+    """Tokenise a text and its blanks.
+
+    Raises:
+        InputError: no blank in the text, or not Unicode.
+        UnsupportedBlankError: a kind of blank the model was not trained with.
+        ContextLengthError: longer than the context and no `truncate`, or a cut that would
+            lose a blank.
+    """
+    blanked = BlankedText.parse(text) if isinstance(text, str) else text
+    if not blanked.kinds:
+        raise InputError(f"no blank in {_shorten(str(blanked))!r}: put {', '.join(config.blanks)} where text is wanted")
+    for kind in blanked.kinds:
+        if kind.value not in config.blanks:
+            raise UnsupportedBlankError(
+                f"this model was trained without {kind}; it fills {', '.join(config.blanks)} "
+                "(`openglm models` lists what each model fills)"
+            )
+    *before, last = blanked.literals
+    ids = [tokenizer.encode(tokenizer.trim_before_blank(literal)) for literal in before]
+    ids.append(tokenizer.encode(last))
+    blank_ids = [tokenizer.blank_id(kind) for kind in blanked.kinds]
+    ends_open = blanked.kinds[-1] is BlankKind.GMASK and not ids[-1]
+    fixed = len(blank_ids) + (1 if ends_open else 2)
+    room = config.max_sequence_length - fixed
+    surplus = sum(map(len, ids)) - room
+    if surplus > 0:
+        ids = _cut(ids, surplus, room, truncate)
+    part_a, positions = build_part_a(ids, blanked.kinds, blank_ids, cls=tokenizer.cls, eos=tokenizer.eos)
+    return Prompt(blanked, part_a, positions, max(0, surplus))
+
+
+def _cut(ids: list[list[int]], surplus: int, room: int, truncate: str | None) -> list[list[int]]:
+    total = surplus + room
+    too_long = f"the text has {total} tokens, the model's context holds {room} beside the blanks"
+    if truncate is None:
+        raise ContextLengthError(
+            f"{too_long}; shorten it, or set truncate (--truncate) to start, end or around to drop {surplus} of them"
+        )
+    head, tail = len(ids[0]), len(ids[-1])
+    if truncate == "start":
+        from_head, from_tail = surplus, 0
+    elif truncate == "end":
+        from_head, from_tail = 0, surplus
+    else:  # around: leave both sides as equal as they allow
+        from_head = min(head, max(0, surplus - tail, (surplus + head - tail + 1) // 2))
+        from_tail = surplus - from_head
+    if from_head > head or not 0 <= from_tail <= tail:
+        raise ContextLengthError(
+            f"{too_long}; truncate={truncate!r} would cut a blank off: "
+            f"only {head} tokens stand before the first blank and {tail} after the last"
+        )
+    return [ids[0][from_head:], *ids[1:-1], ids[-1][: tail - from_tail]]
+
+
+def _shorten(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else text[:length] + "…"

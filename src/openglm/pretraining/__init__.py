@@ -1,0 +1,1 @@
+"""Corpora into training batches: reading, tokenised shards, span samplers, packed batches."""

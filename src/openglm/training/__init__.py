@@ -1,0 +1,1 @@
+"""One training loop, its recipes, optimizers, states on disk and evaluation."""

@@ -1,0 +1,65 @@
+"""Cross-entropy of the tied output projection without ever holding all logits.
+
+At a vocabulary of tens of thousands the logits are the largest tensor of a training step.
+Here they exist for a few hundred tokens at a time, and their gradient is taken at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROWS_AT_ONCE = 256
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        h, w = hidden.to(dtype), weight.to(dtype)
+        losses = torch.empty(len(targets), dtype=torch.float32, device=h.device)
+        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        d_hidden = torch.empty_like(h) if needed else None
+        d_weight = torch.zeros_like(w, dtype=torch.float32) if needed else None
+        for start in range(0, len(targets), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            logits = (h[rows] @ w.t()).float()
+            target = targets[rows, None]
+            losses[rows] = torch.logsumexp(logits, -1) - logits.gather(1, target)[:, 0]
+            if d_hidden is not None and d_weight is not None:
+                p = logits.softmax(-1)
+                p.scatter_add_(1, target, torch.full_like(target, -1, dtype=p.dtype))
+                p = p.to(dtype)
+                d_hidden[rows] = p @ w
+                d_weight += p.t() @ h[rows]
+        if d_hidden is not None and d_weight is not None:
+            ctx.save_for_backward(d_hidden, d_weight)
+            ctx.dtypes = hidden.dtype, weight.dtype
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        d_hidden, d_weight = ctx.saved_tensors
+        hidden_type, weight_type = ctx.dtypes
+        return (d_hidden * grads[0]).to(hidden_type), (d_weight * grads[0]).to(weight_type), None, None
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of `softmax(hidden @ weight.T)`, in nats.
+
+    Args:
+        hidden: [M, D] final hidden states of the tokens that predict.
+        weight: [V, D] word embedding.
+        targets: [M] int64.
+        dtype: of the matrix products; softmax and sums are float32.
+
+    Returns:
+        The sum (differentiable once) and the loss of each token, [M] float32 (not
+        differentiable, for reports).
+    """
+    total, losses = _LinearCrossEntropy.apply(hidden, weight, targets, dtype)  # type: ignore[no-untyped-call]
+    return total, losses
