@@ -40,7 +40,7 @@ class GLMConfig:
 
     Raises:
         ConfigError: a size that is not positive, heads that do not divide the width, a
-            probability outside [0, 1), an unknown GELU form or kind of blank.
+            number out of its range, an unknown GELU form or kind of blank.
     """
 
     num_layers: int
@@ -70,8 +70,16 @@ class GLMConfig:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, not {value!r}")
+        for name in ("layernorm_epsilon", "initializer_range"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 < value < 1:
+                raise ConfigError(f"{name} must be above 0 and below 1, not {value!r}")
+        if not isinstance(self.block_position_encoding, bool):
+            raise ConfigError(f"block_position_encoding must be true or false, not {self.block_position_encoding!r}")
         if self.gelu not in GELU_FORMS:
             raise ConfigError(f"gelu must be one of {', '.join(GELU_FORMS)}, not {self.gelu!r}")
+        if not isinstance(self.blanks, (list, tuple)):
+            raise ConfigError(f"blanks must be a list, not {self.blanks!r}")
         object.__setattr__(self, "blanks", tuple(self.blanks))
         unknown = [b for b in self.blanks if b not in BLANK_KINDS]
         if unknown or not self.blanks:
@@ -106,6 +114,8 @@ class GLMConfig:
         Raises:
             ConfigError: a missing or an unknown key, or a value that is out of range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a configuration maps names to values; this is {values!r}")
         known = {f.name: f for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:

@@ -23,14 +23,40 @@ if TYPE_CHECKING:
     from .cache import KVCache
 
 
+# torch's layers draw weights of their own when they are made. `GLMModel` draws all of them
+# (or a file brings them), so here that would be work thrown away; on the meta device it
+# would also import sympy, which takes longer than loading a small model.
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights are left for `GLMModel` to fill."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding whose weights are left for `GLMModel` to fill."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+class LayerNorm(nn.LayerNorm):
+    """A LayerNorm whose weights are left for `GLMModel` to fill."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; one projection holds all queries, then keys, then values."""
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.dropout = config.attention_dropout_prob
 
     def forward(self, x_BSD: Tensor, mask: Tensor | BlockMask | None, cache: KVCache | None, layer: int) -> Tensor:
@@ -51,8 +77,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, 4 * config.hidden_size)
-        self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size)
+        self.dense_h_to_4h = Linear(config.hidden_size, 4 * config.hidden_size)
+        self.dense_4h_to_h = Linear(4 * config.hidden_size, config.hidden_size)
         self.approximate = "tanh" if config.gelu == "tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,9 +92,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
+        self.input_layernorm = LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
         self.attention = Attention(config)
-        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
+        self.post_attention_layernorm = LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.output_dropout_prob)
 
@@ -84,13 +110,13 @@ class Transformer(nn.Module):
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
-        self.position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
+        self.position_embeddings = Embedding(config.position_rows, config.hidden_size)
         if config.block_position_encoding:
-            self.block_position_embeddings = nn.Embedding(config.position_rows, config.hidden_size)
+            self.block_position_embeddings = Embedding(config.position_rows, config.hidden_size)
         self.block_positions = config.block_position_encoding
         self.embedding_dropout = nn.Dropout(config.embedding_dropout_prob)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
+        self.final_layernorm = LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
 
     def forward(
         self, x: Tensor, position_ids: Tensor, mask: Tensor | BlockMask | None, cache: KVCache | None
@@ -119,7 +145,7 @@ class GLMModel(nn.Module):
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
         self.transformer = Transformer(config)
         # On the meta device there is nothing to fill: weights come from a file.
         if not self.word_embeddings.weight.is_meta:

@@ -66,9 +66,7 @@ def train_vocabulary(
         raise OptionError(f"vocab_size {vocab_size} is too small: 256 pieces are bytes; use at least 512")
     # Read in full first: an error raised inside sentencepiece's loop would lose its type.
     lines = [
-        line
-        for group, share in zip(groups, shares, strict=True)
-        for line in sample_lines(group, share, seed=seed)
+        line for group, share in zip(groups, shares, strict=True) for line in sample_lines(group, share, seed=seed)
     ]
     if not lines:
         raise DataError("the corpus is empty: no text to train a vocabulary on")

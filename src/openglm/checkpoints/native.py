@@ -65,6 +65,8 @@ def read_config(folder: Path) -> GLMConfig:
         raise CheckpointError(f"{path}: no such file; a model folder needs {CONFIG_FILE} and {WEIGHTS_FILE}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: not a configuration (a JSON object)")
     values.pop("format", None)
     try:
         return GLMConfig.from_dict(values)

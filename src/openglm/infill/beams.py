@@ -75,6 +75,14 @@ class _Round:
     live: list[Hypothesis]
     finished: list[Hypothesis] = field(default_factory=list)
 
+    def finish(self, hypothesis: Hypothesis) -> None:
+        """Keep a finished hypothesis, unless the same fills ended otherwise are as good.
+
+        Candidates come best first, so of `eop` and end of text the better one stays.
+        """
+        if all(other.fills != hypothesis.fills for other in self.finished):
+            self.finished.append(hypothesis)
+
     def done(self, beams: int, penalty: float) -> bool:
         if not self.live:
             return True
@@ -155,12 +163,12 @@ def _extend(round_: _Round, scores: torch.Tensor, true: torch.Tensor, options: F
         before, logprob = round_.live[parent], float(true[parent, token])
         if token in ends.ending:
             if rank < beams:
-                round_.finished.append(before.closed("stop", logprob))
+                round_.finish(before.closed("stop", logprob))
             continue
         after = before.extended(token, logprob)
         if len(after.fills[-1]) >= round_.search.limits[len(after.fills) - 1][1]:
             if rank < beams:
-                round_.finished.append(after.closed("length"))
+                round_.finish(after.closed("length"))
             continue
         if len(live) < beams:
             live.append(after)

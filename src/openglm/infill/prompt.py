@@ -74,7 +74,7 @@ def _cut(ids: list[list[int]], surplus: int, room: int, truncate: str | None) ->
     elif truncate == "end":
         from_head, from_tail = 0, surplus
     else:  # around: leave both sides as equal as they allow
-        from_head = min(head, max(0, surplus - tail, (surplus + head - tail + 1) // 2))
+        from_head = min(head, surplus, max(0, surplus - tail, (surplus + head - tail + 1) // 2))
         from_tail = surplus - from_head
     if from_head > head or not 0 <= from_tail <= tail:
         raise ContextLengthError(

@@ -88,14 +88,18 @@ class Shard:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             bounds = np.load(folder / "bounds.npy", mmap_mode="r")
             tokens = np.memmap(folder / "tokens.bin", dtype=manifest["dtype"], mode="r")
-        except (OSError, ValueError, KeyError) as error:
+            expected = manifest["tokens"], manifest["documents"] + 1
+        except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"{folder}: not a prepared shard ({error}); make one with `openglm data prepare`"
             ) from error
         if manifest.get("tokenizer") != tokenizer.identity:
             raise DataError(f"{folder}: prepared with another tokenizer; prepare the corpus again with this one")
-        if len(tokens) != manifest["tokens"] or len(bounds) != manifest["documents"] + 1:
-            raise DataError(f"{folder}: truncated, {len(tokens)} tokens where the manifest says {manifest['tokens']}")
+        if (len(tokens), len(bounds)) != expected:
+            raise DataError(
+                f"{folder}: truncated, {len(tokens)} tokens and {len(bounds)} bounds "
+                f"where the manifest says {expected[0]} and {expected[1]}"
+            )
         return cls(tokens, bounds, manifest)
 
     def document(self, number: int) -> Ids:

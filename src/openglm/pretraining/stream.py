@@ -23,6 +23,7 @@ from .shards import Shard
 from .spans import SampleMaker
 
 OBJECTIVE_NAMES = ("token", "sentence", "document")
+TRIES = 10_000  # samples in a row that come to nothing before the corpus is given up
 SHORTEST_WINDOW = 16  # tokens; what is left of a row below this stays padding
 
 
@@ -90,11 +91,16 @@ class BatchStream:
         rows: list[list[int]] = []
         for _ in range(self.rows):
             row: list[int] = []
-            free = self.length
+            free, failed = self.length, 0
             while free >= 2 * SHORTEST_WINDOW:
                 made = self._sample(rng, free)
                 if made is None:
+                    failed += 1
+                    if failed == TRIES:
+                        names_given = ", ".join(source.name for source in self.sources)
+                        raise DataError(f"the documents of {names_given} are too short: no span can be cut from them")
                     continue
+                failed = 0
                 layout, objective = made
                 row.append(len(layouts))
                 layouts.append(layout)

@@ -31,7 +31,7 @@ def validation_losses(
     """Mean loss in nats per Part B token, keyed `source/objective`.
 
     The samples are the same at every call: the published objectives (15 %, minimum ratio
-    0.25), drawn from a fixed seed.
+    0.25), drawn from a fixed seed. `rows` is rounded up to whole batches.
     """
     was_training = model.training
     model.eval()
@@ -42,7 +42,7 @@ def validation_losses(
             maker = SampleMaker(tokenizer, dataclasses.replace(PUBLISHED, **only))
             stream = BatchStream([source], maker, rows=min(rows, ROWS_AT_ONCE), length=length, seed=20_220)
             total, count = 0.0, 0
-            for step in range(max(1, rows // ROWS_AT_ONCE)):
+            for step in range(-(-rows // ROWS_AT_ONCE)):
                 losses, objectives = forward_losses(model, stream.batch(step), precision)[1:]
                 kept = losses[objectives == OBJECTIVE_NAMES.index(objective)]
                 total, count = total + float(kept.sum()), count + len(kept)

@@ -63,8 +63,9 @@ class RunOptions:
             raise TrainingError("the shares of run.stages must sum to 1")
         if self.precision not in ("bf16", "fp32"):
             raise TrainingError(f"run.precision must be bf16 or fp32, not {self.precision!r}")
-        if self.steps < 1 or self.accumulate < 1:
-            raise TrainingError("run.steps and run.accumulate must be at least 1")
+        for name in ("steps", "accumulate", "log_every", "evaluate_every", "save_every", "evaluation_rows"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"run.{name} must be at least 1, not {getattr(self, name)}")
 
     def stage(self, step: int) -> Stage:
         """The stage that update `step` belongs to."""

@@ -30,6 +30,8 @@ def save_state(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], extra: dict[str, Any]
 ) -> Path:
     """Write the state after update `step`, then drop all but the newest `KEEP`."""
+    for left_over in folder.glob(".state-*.part"):  # of a run that was killed while saving
+        left_over.unlink(missing_ok=True)
     path = folder / f"state-{step:08d}.pt"
     payload = {
         "step": step,

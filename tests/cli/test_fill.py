@@ -1,0 +1,206 @@
+"""`openglm fill` as a user runs it: real processes, real pipes, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openglm.checkpoints.native import save_model
+from openglm.cli.main import main
+from openglm.model import GLMModel
+from openglm.tokenizer import BilingualTokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, tiny_model, tokenizer)
+    return str(folder)
+
+
+def openglm(*arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "openglm", *arguments],
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, **(env or {})},
+    )
+    out = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert "Traceback" not in out.stderr
+    return out
+
+
+def test_texts(model: str) -> None:
+    done = openglm("fill", "--model", model, "--max-new-tokens", "4", "the [MASK] bridge", "老师[MASK]。")
+    assert done.returncode == 0
+    first, second = done.stdout.splitlines()
+    assert first.startswith("the ")
+    assert first.endswith(" bridge")
+    assert second.startswith("老师")
+    assert "\033" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_json_and_alternatives(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(
+        ["fill", "--model", model, "--json", "--num-beams", "3", "-n", "3", "--max-new-tokens", "3", "a [MASK] b"]
+    )
+    record = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert record["text"] == "a [MASK] b"
+    blank = record["blanks"][0]
+    assert record["filled"][blank["start"] : blank["end"]] == blank["text"]
+    assert len(record["alternatives"]) == 2
+    assert record["alternatives"][0]["logprob"] <= record["logprob"]
+
+
+def test_lines_from_standard_input(model: str) -> None:
+    done = openglm("fill", "--model", model, "--max-new-tokens", "2", stdin="a [MASK]\n老师[MASK]。\r\n".encode())
+    assert done.returncode == 0
+    assert [line[:1] for line in done.stdout.splitlines()] == ["a", "老"]
+
+
+def test_file_with_bad_lines(model: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [
+        json.dumps({"text": "the [MASK] bridge", "id": 7, "tags": ["x"]}).encode(),
+        b"{not json",
+        json.dumps({"text": "no blank here", "id": 8}).encode(),
+        b'{"text": "\xff [MASK]"}',
+        json.dumps({"other": "field"}).encode(),
+        json.dumps({"text": "老师[MASK]走到了[MASK]。", "id": 9}, ensure_ascii=False).encode(),
+    ]
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    done = openglm("fill", "--model", model, "--input", str(source), "--output", str(target), "--max-new-tokens", "3")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    for words in (
+        "line 2: not JSON",
+        "line 3: no blank",
+        "line 4: not valid UTF-8",
+        "line 5: expected",
+        "4 of 6 lines",
+    ):
+        assert words in done.stderr
+    records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert len(records) == 6
+    assert records[0]["id"] == 7
+    assert records[0]["tags"] == ["x"]
+    assert records[0]["filled"].startswith("the ")
+    assert records[2]["id"] == 8
+    assert "no blank" in records[2]["error"]
+    assert len(records[5]["blanks"]) == 2
+    assert not target.with_name("out.jsonl.part").exists()
+
+
+def test_file_gives_what_single_calls_give(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["the [MASK] bridge", "老师[MASK]走到了[MASK]。", "[MASK]", "a " * 20 + "[MASK]"]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    options = ["--model", model, "--max-new-tokens", "4", "--temperature", "1", "--seed", "5", "--json"]
+    assert main(["fill", "--input", str(source), *options]) == 0
+    together = [json.loads(line)["filled"] for line in capsys.readouterr().out.splitlines()]
+    for text, filled in zip(texts, together, strict=True):
+        assert main(["fill", text, *options]) == 0
+        assert json.loads(capsys.readouterr().out)["filled"] == filled
+
+
+def test_other_field_and_colours(model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"question": "a [MASK]", "text": 3}\n', encoding="utf-8")
+    done = openglm("fill", "--model", model, "--input", str(source), "--field", "question", "--max-new-tokens", "2")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["text"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no blank"], "no blank"),
+        (["a [MASK]", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["a [MASK]", "--max-new-tokens", "-4"], "max_new_tokens"),
+        (["a [MASK]", "--max-new-tokens", "many"], "max-new-tokens"),
+        (["a [MASK]", "--max-new-tokens", "1000"], "at most 63"),
+        (["a [MASK]", "--temperature", "-1"], "temperature"),
+        (["a [MASK]", "--top-p", "0"], "top_p"),
+        (["a [MASK]", "--top-p", "1.1"], "top_p"),
+        (["a [MASK]", "--unknown"], "--unknown"),
+        (["a [MASK]", "--device", "toaster"], "device"),
+        (["a [MASK]", "--dtype", "int3"], "dtype"),
+        (["the river " * 60 + "[MASK]"], "--truncate"),
+        (["--input", "does-not-exist.jsonl"], "no such file"),
+        (["a [MASK]", "--input", "x"], "not both"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    model: str, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["fill", "--model", model, *arguments])
+    except SystemExit as stop:  # argparse
+        code = int(str(stop.code))
+    captured = capsys.readouterr()
+    assert code == 2
+    assert words in captured.err
+    assert captured.err.startswith("openglm: error: ")
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_wrong_models(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "a [MASK]", "--model", "glm-larg"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in Path(model).iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["fill", "a [MASK]", "--model", str(broken)]) == 2
+    assert "truncated or corrupted" in capsys.readouterr().err
+    weights.unlink()
+    assert main(["fill", "a [MASK]", "--model", str(broken)]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_empty_inputs(model: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_bytes(b"")
+    done = openglm("fill", "--model", model, "--input", str(empty), "--output", str(tmp_path / "out.jsonl"))
+    assert done.returncode == 2
+    assert "is empty" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+    done = openglm("fill", "--model", model, stdin=b"")
+    assert done.returncode == 2
+    assert "is empty" in done.stderr
+
+
+def test_output_is_never_the_input(model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a [MASK]"}\n', encoding="utf-8")
+    done = openglm("fill", "--model", model, "--input", str(source), "--output", str(source))
+    assert done.returncode == 2
+    assert source.read_text(encoding="utf-8") == '{"text": "a [MASK]"}\n'
+
+
+def test_reader_that_goes_away(model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a [MASK]"}\n' * 2000, encoding="utf-8")
+    command = f"{sys.executable} -m openglm fill --model {model} --max-new-tokens 1 --input {source} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout)
+
+
+def test_truncation_is_announced(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "the river " * 60 + "[MASK]"
+    assert main(["fill", "--model", model, "--truncate", "start", "--max-new-tokens", "2", text]) == 0
+    captured = capsys.readouterr()
+    assert "did not see" in captured.err
+    assert captured.out.startswith("the river " * 60)
