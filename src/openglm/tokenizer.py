@@ -48,6 +48,11 @@ _BLANK_NAMES = {BlankKind.MASK: "mask", BlankKind.SMASK: "smask", BlankKind.GMAS
 _SENTENCE_END = re.compile("[.?!;:。？！；…\n]")
 
 
+def _in_word(character: str) -> bool:
+    """Letters and digits, but not the scripts that write no spaces (from the CJK blocks up)."""
+    return character.isalnum() and ord(character) < 0x2E80
+
+
 class Decoder:
     """Turns ids into text one at a time; `push` returns what has become certain."""
 
@@ -221,6 +226,17 @@ class Tokenizer(ABC):
             for token in range(self.num_tokens)
         ]
         return np.array(ends, np.bool_)
+
+    @cached_property
+    def word_joins(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """[num_tokens] bool each: pieces that end, and pieces that begin, inside a word.
+
+        Words are runs of letters and digits of scripts that write spaces between words; two
+        neighbouring tokens belong to one word if the first may go on and the second goes on.
+        """
+        texts = ["" if t in self._text_of else self.token_text(t) for t in range(self.num_tokens)]
+        joins = [[bool(text) and _in_word(text[edge]) for text in texts] for edge in (-1, 0)]
+        return np.array(joins[0], np.bool_), np.array(joins[1], np.bool_)
 
     @cached_property
     def identity(self) -> str:

@@ -46,6 +46,26 @@ def test_texts(model: str) -> None:
     assert done.stderr == ""
 
 
+def test_colours_on_a_terminal_only(model: str) -> None:
+    import pty
+
+    def shown(*arguments: str, **env: str) -> str:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "openglm", "fill", "--model", model, "--min-new-tokens", "1", "a [MASK] b"]
+        done = subprocess.run([*command, *arguments], stdout=theirs, env={**os.environ, **env}, check=True)
+        os.close(theirs)
+        out = os.read(ours, 10_000).decode()
+        os.close(ours)
+        assert done.returncode == 0
+        return out
+
+    coloured, plain = shown(NO_COLOR=""), shown("--no-color", NO_COLOR="")
+    assert coloured.startswith("a \033[1;32m")
+    assert "\033[0m b" in coloured
+    assert "\033" not in plain
+    assert "\033" not in shown(NO_COLOR="1")
+
+
 def test_json_and_alternatives(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(
         ["fill", "--model", model, "--json", "--num-beams", "3", "-n", "3", "--max-new-tokens", "3", "a [MASK] b"]

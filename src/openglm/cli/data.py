@@ -1,9 +1,14 @@
-"""`openglm data prepare`: corpora into tokenised shards."""
+"""`openglm data`: corpora into tokenised shards, and samples as the model will see them."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
+import sys
 from pathlib import Path
+
+from ..errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,13 +19,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="folder of the tokenizer")
     prepare.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the shard to write")
     prepare.add_argument("--field", default="text", help="field that holds the text (default: text)")
+    inspect = actions.add_parser(
+        "inspect", help="show training samples: what is blanked out, Part A, Part B, positions"
+    )
+    inspect.add_argument("shard", type=Path, help="a prepared shard")
+    inspect.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="folder of the tokenizer")
+    inspect.add_argument(
+        "--recipe", type=Path, help="take the objectives from this recipe (default: the published mix)"
+    )
+    inspect.add_argument("--objective", choices=("token", "sentence", "document"), help="only this objective")
+    inspect.add_argument("--length", type=int, default=128, help="longest sample in tokens (default: 128)")
+    inspect.add_argument("-n", "--samples", type=int, default=3, help="how many to show (default: 3)")
+    inspect.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    return _prepare(args) if args.action == "prepare" else _inspect(args)
+
+
+def _prepare(args: argparse.Namespace) -> int:
     from ..pretraining.shards import prepare
     from ..tokenizer import load_tokenizer
 
     manifest = prepare(args.files, load_tokenizer(args.tokenizer), args.output, field=args.field)
     print(f"{args.output}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens")
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from ..pretraining.inspect import show_sample
+    from ..pretraining.shards import Shard
+    from ..pretraining.spans import Objectives, SampleMaker
+    from ..pretraining.stream import BatchStream, Source
+    from ..tokenizer import load_tokenizer
+
+    if args.samples < 1 or args.seed < 0:
+        raise OptionError("--samples must be at least 1 and --seed at least 0")
+    tokenizer = load_tokenizer(args.tokenizer)
+    objectives = Objectives()
+    if args.recipe is not None:
+        from ..training.recipe import Recipe
+
+        objectives = Recipe.read(args.recipe).objectives
+    if args.objective:
+        only = {name: float(name == args.objective) for name in ("token", "sentence", "document")}
+        objectives = dataclasses.replace(objectives, **only)
+    source = Source("inspect", Shard.open(args.shard, tokenizer), 1.0)
+    stream = BatchStream([source], SampleMaker(tokenizer, objectives), rows=1, length=args.length, seed=args.seed)
+    samples = (sample for step in itertools.count() for row in stream.rows_of_samples(step) for sample in row)
+    for layout, objective in itertools.islice(samples, args.samples):
+        print(show_sample(layout, objective, tokenizer, colours=sys.stdout.isatty()))
     return 0

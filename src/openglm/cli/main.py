@@ -20,7 +20,7 @@ COMMANDS = {
     "fill": "fill the blanks of texts",
     "models": "list the models that can be loaded and what each can fill",
     "pretrain": "train a model from a recipe and prepared data",
-    "data": "prepare a corpus for training",
+    "data": "prepare a corpus for training, and show training samples",
     "tokenizer": "train a vocabulary on a corpus",
 }
 

@@ -87,7 +87,7 @@ class FillOptions:
     def _listed(value: Lengths | None) -> Sequence[int]:
         if value is None:
             return ()
-        return value if isinstance(value, (list, tuple)) else (value,)  # type: ignore[return-value]
+        return value if isinstance(value, (list, tuple)) else (value,)
 
     def limits(self, kinds: Sequence[BlankKind], context: int) -> list[tuple[int, int]]:
         """(fewest, most) tokens of each blank of a text; `context` is the model's P.

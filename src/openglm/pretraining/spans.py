@@ -38,6 +38,8 @@ class Objectives:
         document_infill: probability that a document span lies in the middle of the text
             and not at its end.
         input_noise: share of Part B inputs replaced by `[dBLOCK]` (token objective).
+        whole_words: probability that the token spans of a text are widened to whole words,
+            as blanks in real texts are. The published models were trained without.
     """
 
     token: float = 0.4
@@ -49,12 +51,20 @@ class Objectives:
     document_min_ratio: float = 0.25
     document_infill: float = 0.5
     input_noise: float = 0.0
+    whole_words: float = 0.0
 
     def __post_init__(self) -> None:
         mixture = (self.token, self.sentence, self.document)
         if min(mixture) < 0 or not math.isclose(sum(mixture), 1.0, abs_tol=1e-6):
             raise OptionError(f"token, sentence and document must be probabilities that sum to 1, not {mixture}")
-        for name in ("token_ratio", "sentence_ratio", "document_min_ratio", "document_infill", "input_noise"):
+        for name in (
+            "token_ratio",
+            "sentence_ratio",
+            "document_min_ratio",
+            "document_infill",
+            "input_noise",
+            "whole_words",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         if self.mean_span <= 0:
@@ -109,6 +119,23 @@ def token_spans(rng: Generator, first: int, last: int, total: int, *, mean: floa
     return starts, starts + lengths
 
 
+def widen_to_words(starts: Ids, ends: Ids, inside: NDArray[np.bool_]) -> tuple[Ids, Ids]:
+    """Spans widened to whole words; spans that then overlap become one.
+
+    Args:
+        inside: [n] bool, True where a token continues the word of the one before it.
+    """
+    n = len(inside)
+    index = np.arange(n + 1)
+    edge = np.append(~inside, True)
+    edge[0] = True
+    before = np.maximum.accumulate(np.where(edge, index, 0))
+    after = np.minimum.accumulate(np.where(edge, index, n)[::-1])[::-1]
+    starts, ends = before[starts], after[ends]
+    first = np.append(True, starts[1:] >= ends[:-1])
+    return starts[first], np.maximum.reduceat(ends, np.flatnonzero(first))
+
+
 def sentence_bounds(ends: NDArray[np.bool_], first: int, last: int, *, closed: bool) -> tuple[Ids, Ids]:
     """Starts and ends of the sentences in `tokens[first:last]`: runs up to a sentence end.
 
@@ -161,6 +188,8 @@ class SampleMaker:
         if objectives.input_noise and self.noise < 0:
             raise OptionError("input_noise needs a vocabulary with [dBLOCK]")
         self.sentence_ends = tokenizer.sentence_ends
+        if objectives.whole_words:
+            self._goes_on, self._continues = tokenizer.word_joins
 
     def choose(self, rng: Generator) -> str:
         """An objective, drawn from the mixture."""
@@ -198,6 +227,9 @@ class SampleMaker:
         )
         if spans is None or len(tokens) < 2:
             return None
+        if self.objectives.whole_words and rng.random() < self.objectives.whole_words:
+            inside = np.append(False, self._goes_on[text[:-1]] & self._continues[text[1:]])
+            spans = widen_to_words(*spans, inside)
         layout = self._lay_out(rng, text, spans, BlankKind.MASK)
         if self.objectives.input_noise:
             self._add_noise(rng, layout)

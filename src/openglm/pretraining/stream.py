@@ -10,7 +10,7 @@ code does. Rows are filled with windows cut to size, so that little is padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,30 +85,38 @@ class BatchStream:
 
     def batch(self, step: int) -> TrainingBatch:
         """The batch of this step; the same for the same step, always."""
-        rng = np.random.default_rng([self.seed, step])
         layouts: list[Layout] = []
         names: list[str] = []
         rows: list[list[int]] = []
+        for row in self.rows_of_samples(step):
+            rows.append(list(range(len(layouts), len(layouts) + len(row))))
+            layouts += [layout for layout, _ in row]
+            names += [objective for _, objective in row]
+        batch = place(layouts, rows, self.length, self.maker.eos)
+        return TrainingBatch(batch, self._objectives(batch, names))
+
+    def rows_of_samples(self, step: int) -> Iterator[list[tuple[Layout, str]]]:
+        """The samples of this step's rows, each with its objective.
+
+        Raises:
+            DataError: the documents are too short to cut a span from any of them.
+        """
+        rng = np.random.default_rng([self.seed, step])
         for _ in range(self.rows):
-            row: list[int] = []
+            row: list[tuple[Layout, str]] = []
             free, failed = self.length, 0
             while free >= 2 * SHORTEST_WINDOW:
                 made = self._sample(rng, free)
                 if made is None:
                     failed += 1
                     if failed == TRIES:
-                        names_given = ", ".join(source.name for source in self.sources)
-                        raise DataError(f"the documents of {names_given} are too short: no span can be cut from them")
+                        names = ", ".join(source.name for source in self.sources)
+                        raise DataError(f"the documents of {names} are too short: no span can be cut from them")
                     continue
                 failed = 0
-                layout, objective = made
-                row.append(len(layouts))
-                layouts.append(layout)
-                names.append(objective)
-                free -= len(layout)
-            rows.append(row)
-        batch = place(layouts, rows, self.length, self.maker.eos)
-        return TrainingBatch(batch, self._objectives(batch, names))
+                row.append(made)
+                free -= len(made[0])
+            yield row
 
     def _objectives(self, batch: Batch, names: Sequence[str]) -> NDArray[np.int8]:
         number = {name: i for i, name in enumerate(OBJECTIVE_NAMES)}
