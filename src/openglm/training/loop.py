@@ -24,6 +24,7 @@ from ..pretraining.spans import SampleMaker
 from ..pretraining.stream import OBJECTIVE_NAMES, BatchStream, Source
 from ..tokenizer import Tokenizer
 from .evaluate import validation_losses
+from .initialise import start_from_neighbours
 from .optim import build_optimizers, rate_factor, set_rate
 from .recipe import Recipe
 from .state import load_state, save_state
@@ -68,7 +69,10 @@ class Trainer:
             )
         self.recipe, self.tokenizer, self.valid, self.output = recipe, tokenizer, list(valid), output
         torch.manual_seed(recipe.run.seed)
-        self.model = GLMModel(recipe.model).to(device)
+        self.model = GLMModel(recipe.model)
+        if recipe.run.neighbour_start:
+            start_from_neighbours(self.model)
+        self.model.to(device)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
         maker = SampleMaker(tokenizer, recipe.objectives)
         self.streams = {

@@ -38,6 +38,7 @@ class RunOptions:
         short_probability: see `BatchStream`.
         accumulate: batches per update.
         precision: "bf16" (autocast) or "fp32".
+        neighbour_start: see `training.initialise`; the published models start from noise.
         seed: of weights, dropout and data.
         log_every, evaluate_every, save_every: in updates.
         evaluation_rows: rows per objective and language in an evaluation.
@@ -49,6 +50,7 @@ class RunOptions:
     short_probability: float = 0.1
     accumulate: int = 1
     precision: str = "bf16"
+    neighbour_start: bool = False
     seed: int = 1
     log_every: int = 20
     evaluate_every: int = 500
