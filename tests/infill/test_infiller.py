@@ -163,6 +163,15 @@ def test_beams_equal_exhaustive_search(tokenizer: BilingualTokenizer) -> None:
         assert tokens(answer) == fills
 
 
+def test_beams_differ_in_text_and_come_best_first(infiller: Infiller) -> None:
+    for text in TEXTS:
+        best = infiller.fill(text, num_beams=12, num_return_sequences=12, max_new_tokens=3)
+        answers = [best, *best.alternatives]
+        assert len({answer.text for answer in answers}) == len(answers)
+        scores = [answer.logprob for answer in answers]
+        assert scores == sorted(scores, reverse=True)
+
+
 def test_length_penalty_ranks_the_beams(infiller: Infiller) -> None:
     def score(answer: Filled) -> float:
         values = [value for blank in answer.blanks for value in blank.token_logprobs]

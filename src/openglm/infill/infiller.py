@@ -15,7 +15,7 @@ from ..checkpoints.resolve import open_model
 from ..errors import InputError, OptionError
 from ..model import GLMModel
 from ..tokenizer import Tokenizer
-from .beams import Hypothesis, Search, beam_search
+from .beams import Search, beam_search
 from .decoding import Ends, Event, Row, decode
 from .options import FillOptions
 from .prompt import Prompt, build_prompt
@@ -190,8 +190,12 @@ class Infiller:
         beam_search(self.model, searches, options, self._ends, self.tokenizer.markers, self.tokenizer.eos)
         out = []
         for prompt, search in zip(prompts, searches, strict=True):
-            best: list[Hypothesis] = search.beams[: options.num_return_sequences]
-            out.append(_with_alternatives([self._filled(prompt, h.fills, h.logprobs, h.reasons) for h in best]))
+            # The same text may be spelled in different tokens; the most probable spelling stands for it.
+            different: dict[str, Filled] = {}
+            for beam in search.beams:
+                answer = self._filled(prompt, beam.fills, beam.logprobs, beam.reasons)
+                different.setdefault(answer.text, answer)
+            out.append(_with_alternatives(list(different.values())[: options.num_return_sequences]))
         return out
 
     def _filled(

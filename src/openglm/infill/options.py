@@ -35,7 +35,8 @@ class FillOptions:
             likely (logits divided or multiplied by it, as in Keskar et al. 2019).
         num_beams: beam search over this many hypotheses.
         length_penalty: beams are ranked by log-probability / length ** length_penalty.
-        num_return_sequences: answers per text: that many samples, or the best beams.
+        num_return_sequences: answers per text: that many samples, or at most that many of the
+            best beams, no two with the same text.
         seed: makes sampling repeat; a text gives the same samples alone or in a list.
         truncate: what to drop of a text longer than the context: its "start", its "end", or
             what lies farthest "around" the blanks. Default: an error.
