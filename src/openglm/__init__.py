@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .config import GLMConfig
     from .errors import OpenGLMError
     from .infill.infiller import Infiller, load
-    from .infill.results import Fill, Filled, Piece
+    from .infill.results import Fill, Filled, Piece, Scored
     from .model import GLMModel
     from .tokenizer import BilingualTokenizer, ChineseTokenizer, Tokenizer
 
@@ -36,6 +36,7 @@ _HOME = {
     "Infiller": "infill.infiller",
     "OpenGLMError": "errors",
     "Piece": "infill.results",
+    "Scored": "infill.results",
     "Tokenizer": "tokenizer",
     "load": "infill.infiller",
 }
@@ -52,6 +53,7 @@ __all__ = [
     "Infiller",
     "OpenGLMError",
     "Piece",
+    "Scored",
     "Tokenizer",
     "__version__",
     "load",

@@ -114,6 +114,10 @@ class Tokenizer(ABC):
     def trim_before_blank(self, literal: str) -> str:
         """The literal in front of a blank as the model should see it (white space at its end)."""
 
+    def answer_in_place(self, literal: str, answer: str) -> str:
+        """An answer as it would be written behind this literal (see `trim_before_blank`)."""
+        return answer
+
     @property
     @abstractmethod
     def model_bytes(self) -> bytes:
@@ -331,6 +335,10 @@ class BilingualTokenizer(_SentencePieceTokenizer):
     def trim_before_blank(self, literal: str) -> str:
         """One space is left to the fill: English pieces carry the space in front of them."""
         return literal[:-1] if literal.endswith(" ") else literal
+
+    def answer_in_place(self, literal: str, answer: str) -> str:
+        """The space that `trim_before_blank` took away belongs to the answer."""
+        return f" {answer}" if literal.endswith(" ") else answer
 
     def config(self) -> dict[str, Any]:
         """The kind of tokenizer."""

@@ -18,6 +18,7 @@ from ..errors import OpenGLMError
 
 COMMANDS = {
     "fill": "fill the blanks of texts",
+    "choose": "rank given answers to a text with blanks",
     "models": "list the models that can be loaded and what each can fill",
     "pretrain": "train a model from a recipe and prepared data",
     "data": "prepare a corpus for training, and show training samples",
@@ -32,9 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="openglm", description="GLM, the blank-filling language model: fill, pretrain, and more to come."
-    )
+    parser = _Parser(prog="openglm", description="GLM, the blank-filling language model: fill, choose, pretrain.")
     parser.add_argument("--version", action="version", version=f"openglm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, summary in COMMANDS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -12,7 +13,7 @@ from numpy.random import Generator
 
 from ..blanks import BlankedText, Layout, Writer, lay_out
 from ..checkpoints.resolve import open_model
-from ..errors import InputError, OptionError
+from ..errors import ContextLengthError, InputError, OptionError
 from ..model import GLMModel
 from ..tokenizer import Tokenizer
 from .beams import Search, beam_search
@@ -20,7 +21,8 @@ from .decoding import Ends, Event, Row, decode
 from .options import FillOptions
 from .prompt import Prompt, build_prompt
 from .reader import Reader
-from .results import Fill, Filled, Piece
+from .results import Fill, Filled, Piece, Scored
+from .scoring import lay_out_answers, token_logprobs
 
 # Texts share a forward pass up to this many cached tokens, which bounds memory.
 TOKENS_AT_ONCE = 32_768
@@ -98,6 +100,73 @@ class Infiller:
             raise OptionError("stream gives one answer as it is written; leave num_beams and num_return_sequences at 1")
         prompt = self._prompt(text, chosen)
         return self._stream(prompt, self._rows([prompt], chosen), chosen)
+
+    def score(self, text: Text, fills: str | Sequence[str], *, truncate: str | None = None) -> Scored:
+        """Log-probability of given fills.
+
+        Args:
+            text: with as many blanks as there are fills.
+            fills: one string per blank, of any length; a single string for a single blank.
+            truncate: as in `fill`.
+
+        Raises:
+            InputError: fills and blanks differ in number, and as `fill`.
+            ContextLengthError: a fill longer than the model can count.
+        """
+        return self._score(text, [fills], truncate)[0]
+
+    def choose(
+        self,
+        text: Text,
+        choices: Sequence[str | Sequence[str]],
+        *,
+        length_penalty: float = 0.0,
+        truncate: str | None = None,
+    ) -> list[Scored]:
+        """Rank answers to a text, the best first.
+
+        Args:
+            choices: each a string for a single blank, or one string per blank.
+            length_penalty: rank by log-probability / (number of tokens, ends included) **
+                length_penalty: 0 the probability of the answer, 1 the mean over its tokens.
+
+        Raises:
+            OptionError: no choices. Otherwise as `score`.
+        """
+        if isinstance(choices, str) or not choices:
+            raise OptionError("choices must list at least one answer")
+        scored = self._score(text, choices, truncate)
+        lengths = [sum(len(values) for values in each.token_logprobs) for each in scored]
+        ranks = np.array([s.logprob / n**length_penalty for s, n in zip(scored, lengths, strict=True)])
+        shares = np.exp(ranks - ranks.max())
+        shares /= shares.sum()
+        order = np.argsort(-ranks, kind="stable")
+        return [dataclasses.replace(scored[i], probability=float(shares[i])) for i in order]
+
+    def _score(self, text: Text, choices: Sequence[str | Sequence[str]], truncate: str | None) -> list[Scored]:
+        prompt = build_prompt(text, self.tokenizer, self.model.config, truncate=truncate)
+        blanks, longest = len(prompt.blanked.kinds), self.model.config.max_sequence_length - 1
+        answers, ids = [], []
+        for choice in choices:
+            fills = [choice] if isinstance(choice, str) else list(choice)
+            if len(fills) != blanks:
+                raise InputError(f"{len(fills)} fills for a text with {blanks} blanks: {fills}")
+            before = prompt.blanked.literals
+            placed = [self.tokenizer.answer_in_place(before[i], fill) for i, fill in enumerate(fills)]
+            encoded = [self.tokenizer.encode(fill) for fill in placed]
+            if any(len(each) > longest for each in encoded):
+                raise ContextLengthError(f"a fill of {max(map(len, encoded))} tokens; a blank holds at most {longest}")
+            answers.append(fills)
+            ids.append(encoded)
+        layouts = [lay_out_answers(prompt.part_a, prompt.blank_positions, e, self.tokenizer.markers) for e in ids]
+        values = token_logprobs(self.model, layouts, self.tokenizer.eos, tokens_at_once=TOKENS_AT_ONCE // 4)
+        return [
+            Scored(
+                prompt.blanked.substitute(fills)[0], fills, float(sum(map(sum, each))), [float(sum(v)) for v in each],
+                each, encoded,
+            )
+            for fills, encoded, each in zip(answers, ids, values, strict=True)
+        ]  # fmt: skip
 
     @torch.inference_mode()
     def _stream(self, prompt: Prompt, rows: list[Row], options: FillOptions) -> Iterator[Piece]:

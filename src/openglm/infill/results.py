@@ -74,6 +74,39 @@ class Filled:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Given fills and how probable the model finds them.
+
+    Attributes:
+        text: the text with these fills.
+        fills: as given.
+        logprob: of all fills together, their ends included, in nats.
+        blank_logprobs: of each fill.
+        token_logprobs: of each token of each fill, then of its end.
+        token_ids: of each fill, without the end.
+        probability: among the choices it was ranked with, summing to 1; 1.0 for a single score.
+    """
+
+    text: str
+    fills: list[str]
+    logprob: float
+    blank_logprobs: list[float]
+    token_logprobs: list[list[float]]
+    token_ids: list[list[int]]
+    probability: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "filled": self.text,
+            "fills": self.fills,
+            "logprob": round(self.logprob, 6),
+            "blank_logprobs": [round(value, 6) for value in self.blank_logprobs],
+            "probability": round(self.probability, 6),
+        }
+
+
+@dataclass(frozen=True)
 class Piece:
     """A piece of a fill, as soon as it is certain.
 

@@ -1,0 +1,119 @@
+"""Scores of given answers: against the fills the model writes, and against recorded ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from openglm.checkpoints.foreign import load_foreign
+from openglm.cli.main import main
+from openglm.errors import ContextLengthError, InputError, OptionError
+from openglm.infill.infiller import Infiller
+from openglm.model import GLMModel
+from openglm.tokenizer import BilingualTokenizer, ChineseTokenizer
+
+from .test_infiller import true_logprob
+
+
+@pytest.fixture(scope="module")
+def infiller(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> Infiller:
+    return Infiller(tiny_model, tokenizer)
+
+
+def test_scores_agree_with_one_pass_over_the_layout(infiller: Infiller) -> None:
+    for text, fills in (
+        ("老师[MASK]走到了[MASK]。", ["昨天", "一座小房子"]),
+        ("Yesterday [MASK] walked.", ["the old teacher"]),
+        ("[MASK] and [MASK]", ["", "two horses"]),
+    ):
+        scored = infiller.score(text, fills)
+        expected = true_logprob(infiller, text, scored.token_ids, ["stop"] * len(fills))
+        assert scored.logprob == pytest.approx(expected, abs=1e-3)
+        assert scored.blank_logprobs == pytest.approx([sum(values) for values in scored.token_logprobs])
+        assert [len(v) for v in scored.token_logprobs] == [len(ids) + 1 for ids in scored.token_ids]
+        literals = text.split("[MASK]")
+        assert scored.text == literals[0] + "".join(f + rest for f, rest in zip(fills, literals[1:], strict=True))
+
+
+def test_choices_are_ranked_and_probabilities_sum_to_one(infiller: Infiller) -> None:
+    choices = ["的", "一座小房子", "the old teacher", ""]
+    ranked = infiller.choose("老师[MASK]。", choices)
+    assert sorted(each.fills[0] for each in ranked) == sorted(choices)
+    assert [r.logprob for r in ranked] == sorted((r.logprob for r in ranked), reverse=True)
+    assert sum(r.probability for r in ranked) == pytest.approx(1.0)
+    ratio = math.exp(ranked[1].logprob - ranked[0].logprob)
+    assert ranked[1].probability / ranked[0].probability == pytest.approx(ratio, rel=1e-6)
+    for each in ranked:
+        alone = infiller.score("老师[MASK]。", each.fills[0])
+        assert each.logprob == pytest.approx(alone.logprob, abs=1e-4)
+
+
+def test_length_penalty(infiller: Infiller) -> None:
+    choices = ["的", "一座小房子，一封信，两匹马"]
+    mean = infiller.choose("老师[MASK]。", choices, length_penalty=1.0)
+    values = [each.logprob / sum(map(len, each.token_logprobs)) for each in mean]
+    assert values == sorted(values, reverse=True)
+
+
+def test_space_before_the_blank_belongs_to_the_answer(infiller: Infiller) -> None:
+    assert infiller.score("the [MASK] bridge", "old").logprob == pytest.approx(
+        infiller.score("the[MASK] bridge", " old").logprob, abs=1e-5
+    )
+    assert infiller.score("the [MASK] bridge", "old").text == "the old bridge"
+
+
+def test_bad_answers(infiller: Infiller) -> None:
+    with pytest.raises(InputError, match="2 fills for a text with 1"):
+        infiller.score("a [MASK]", ["x", "y"])
+    with pytest.raises(InputError, match="no blank"):
+        infiller.score("a", "x")
+    with pytest.raises(ContextLengthError, match="at most 63"):
+        infiller.score("a [MASK]", "的一是不" * 40)
+    with pytest.raises(OptionError, match="choices"):
+        infiller.choose("a [MASK]", [])
+    with pytest.raises(OptionError, match="choices"):
+        infiller.choose("a [MASK]", "yes")
+
+
+def test_recorded_scores(reference: Path, chinese_vocabulary: Path) -> None:
+    """Scores of the original's cloze classes, single and multiple tokens."""
+    model = load_foreign(reference / "flagai-tiny", device="cpu", dtype=torch.float32)
+    infiller = Infiller(model, ChineseTokenizer(chinese_vocabulary))
+    recorded = json.loads((reference / "cloze.json").read_text(encoding="utf-8"))
+    compared = 0
+    for case in recorded["multi_token"]:
+        for choice, ids, expected in zip(
+            case["choices"], case["choice_ids"], case["scores_length_penalty_0.0"], strict=True
+        ):
+            scored = infiller.score(case["text"], choice)
+            assert scored.token_ids[0] == ids[:-1]
+            assert scored.logprob == pytest.approx(expected, abs=1e-4)
+            compared += 1
+        for penalty in (0.5, 1.0):
+            for each in infiller.choose(case["text"], case["choices"], length_penalty=penalty):
+                expected = case[f"scores_length_penalty_{penalty}"][case["choices"].index(each.fills[0])]
+                assert each.logprob / len(each.token_logprobs[0]) ** penalty == pytest.approx(expected, abs=1e-4)
+    for case in recorded["single_token"]:
+        for word, ids, expected in zip(case["verbalizers"], case["verbalizer_ids"], case["log_softmax"], strict=True):
+            scored = infiller.score(case["text"], word)
+            if scored.token_ids[0] == [ids]:
+                assert scored.token_logprobs[0][0] == pytest.approx(expected, abs=1e-4)
+                compared += 1
+    assert compared > 40
+
+
+def test_choose_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "He was born in the United [MASK] of America."
+    assert main(["choose", text, "--choice", "States", "--choice", "bananas", "--device", "cpu"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert "States" in first
+    assert "bananas" in second
+    assert main(["choose", text, "--choice", "States", "--json", "--device", "cpu"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["probability"] == 1.0
+    assert main(["choose", "no blank", "--choice", "x", "--device", "cpu"]) == 2
+    assert "no blank" in capsys.readouterr().err
