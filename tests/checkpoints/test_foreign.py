@@ -53,6 +53,19 @@ def test_every_wrapper_loads(folder: Path, tiny_model: GLMModel, wrapper: str) -
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+def test_files_from_before_archives_load(folder: Path, tiny_model: GLMModel) -> None:
+    torch.save(tiny_model.state_dict(), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    loaded = load_foreign(folder, device="cpu", dtype=torch.float32)
+    assert torch.equal(loaded.word_embeddings.weight, tiny_model.word_embeddings.weight)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", "{not json"])
+def test_configuration_that_is_none(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises((ConfigError, CheckpointError), match=r"config\.json"):
+        openglm.load(folder)
+
+
 def test_hub_folders_compute_gelu_with_erf(folder: Path) -> None:
     assert read_foreign_config(folder).gelu == "tanh"
     rewrite(folder, model_type="glm")

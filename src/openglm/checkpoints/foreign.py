@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def read_foreign_config(folder: Path) -> GLMConfig:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: not a configuration (a JSON object)")
     sizes = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length")
     missing = [name for name in sizes if name not in values]
     if missing:
@@ -95,7 +98,8 @@ def load_foreign(folder: Path, *, device: str, dtype: torch.dtype) -> GLMModel:
     """
     config, path = read_foreign_config(folder), folder / WEIGHTS_FILE
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files older than torch 1.6 are no archives and cannot be mapped.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         first = str(error).strip().split("\n")[0]
         raise CheckpointError(
