@@ -64,14 +64,21 @@ class Row:
         """Whether the current fill may not end yet."""
         return len(self.writer.fills[-1]) < self.limits[self.writer.blank][0]
 
-    def finish_blank(self, reason: str) -> bool:
-        """Close the current blank; True if the text is done."""
+    @property
+    def done(self) -> bool:
+        """Whether every blank is closed."""
+        return len(self.reasons) == len(self.limits)
+
+    def finish_blank(self, reason: str) -> None:
+        """Close the current blank and open the next one, if there is one."""
         self.reasons.append(reason)
-        if self.writer.is_last:
-            return True
+        if not self.done:
+            self.open_next()
+
+    def open_next(self) -> None:
+        """Begin the next blank."""
         self.writer.next_blank()
         self.logprobs.append([])
-        return False
 
 
 @dataclass(frozen=True)
@@ -94,39 +101,32 @@ def decode(
         read_last: let later blanks see the last token of a fill that was cut off by its
             limit. The published code does not; with False neither does this.
     """
-    live = list(rows)
-    held: list[Row] = list(rows)  # row i of the reader belongs to held[i]
+    held = list(rows)  # row i of the reader belongs to held[i]; done rows idle until they are dropped
+    live = len(held)
     while live:
         logits = reader.step([row.writer for row in held])
-        at_work = {id(row) for row in live}
-        for event in _advance(logits, held, at_work, options, ends, read_last):
-            yield event
-            if event.reason is not None and len(event.row.reasons) == len(event.row.limits):
-                live.remove(event.row)
-        if live and len(live) <= SHRINK_BELOW * len(held):
-            alive = {id(row) for row in live}
-            keep = [i for i, row in enumerate(held) if id(row) in alive]
+        yield from _advance(logits, held, options, ends, read_last)
+        keep = [i for i, row in enumerate(held) if not row.done]
+        live = len(keep)
+        if 0 < live <= SHRINK_BELOW * len(held):
             reader.select(torch.tensor(keep, device=reader.device))
             held = [held[i] for i in keep]
 
 
-def _advance(
-    logits: Tensor, held: Sequence[Row], at_work: set[int], options: FillOptions, ends: Ends, read_last: bool
-) -> Iterator[Event]:
+def _advance(logits: Tensor, held: Sequence[Row], options: FillOptions, ends: Ends, read_last: bool) -> Iterator[Event]:
     allowed = ends.mask(logits, [row.too_short for row in held])
     written = [[t for fill in row.writer.fills for t in fill] for row in held]
     allowed = penalise_repetition(allowed, written, options.repetition_penalty)
     # Only rows that need a token draw a number, so that a row's numbers are its own.
-    wanting = [i for i, row in enumerate(held) if id(row) in at_work and not row.settling]
+    wanting = [i for i, row in enumerate(held) if not (row.done or row.settling)]
     index = torch.tensor(wanting, dtype=torch.long, device=logits.device)
     tokens = choose(allowed[index], options, [held[i].generator for i in wanting]) if wanting else index
     own = logits[index]
     scores = own.gather(1, tokens[:, None])[:, 0] - own.logsumexp(-1) if wanting else own.new_empty(0)
     for row in held:
-        if row.settling and id(row) in at_work:
+        if row.settling:
             row.settling = False
-            row.writer.next_blank()
-            row.logprobs.append([])
+            row.open_next()
     for i, token, score in zip(wanting, tokens.tolist(), scores.tolist(), strict=True):
         row = held[i]
         blank = row.writer.blank
