@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,15 @@ def test_file_with_bad_lines(model: str, tmp_path: Path) -> None:
     assert not target.with_name("out.jsonl.part").exists()
 
 
+def test_byte_order_mark_and_empty_lines(model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"text": "a [MASK]"}\r\n\r\n{"text": "b [MASK]"}\n\nnot json')
+    done = openglm("fill", "--model", model, "--input", str(source), "--max-new-tokens", "2")
+    assert done.returncode == 1
+    assert "line 5: not JSON" in done.stderr
+    assert [json.loads(line).get("text", "")[:1] for line in done.stdout.splitlines()] == ["a", "b", ""]
+
+
 def test_file_gives_what_single_calls_give(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["the [MASK] bridge", "老师[MASK]走到了[MASK]。", "[MASK]", "a " * 20 + "[MASK]"]
     source = tmp_path / "in.jsonl"
@@ -153,7 +164,8 @@ def test_other_field_and_colours(model: str, tmp_path: Path) -> None:
         (["a [MASK]", "--device", "toaster"], "device"),
         (["a [MASK]", "--dtype", "int3"], "dtype"),
         (["the river " * 60 + "[MASK]"], "--truncate"),
-        (["--input", "does-not-exist.jsonl"], "no such file"),
+        (["--input", "does-not-exist.jsonl"], "No such file"),
+        (["--input", "."], "Is a directory"),
         (["a [MASK]", "--input", "x"], "not both"),
     ],
 )
@@ -216,6 +228,30 @@ def test_reader_that_goes_away(model: str, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     assert json.loads(done.stdout)
+
+
+def test_input_may_be_a_pipe(model: str) -> None:
+    command = f'{sys.executable} -m openglm fill --model {model} --input <(echo \'{{"text": "a [MASK]"}}\')'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["filled"].startswith("a ")
+
+
+def test_interrupted_run_keeps_what_was_done(model: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "a [MASK] b"}\n' * 200_000, encoding="utf-8")
+    command = [sys.executable, "-m", "openglm", "fill", "--model", model, "--max-new-tokens", "1"]
+    running = subprocess.Popen([*command, "--input", source, "--output", target], stderr=subprocess.PIPE, text=True)
+    part = tmp_path / "out.jsonl.part"
+    while running.poll() is None and not (part.exists() and part.stat().st_size):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    errors = running.communicate()[1]
+    assert running.returncode == 130
+    assert "Traceback" not in errors
+    assert str(part) in errors
+    assert not target.exists()
+    assert all("filled" in json.loads(line) for line in part.read_text(encoding="utf-8").splitlines())
 
 
 def test_truncation_is_announced(model: str, capsys: pytest.CaptureFixture[str]) -> None:

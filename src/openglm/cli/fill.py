@@ -49,6 +49,7 @@ class Item:
     text: str
     fields: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    number: int = 0  # of the line it came from
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,18 +97,17 @@ def _fill_many(args: argparse.Namespace, infiller: Infiller, options: dict[str, 
         raise OptionError(f"--output {args.output} is the input file; give another name")
     count = bad = 0
     with _open_bytes(source) as raw, _Progress(source) as advance, _Output(args.output) as out:
-        items = (_plain_item(line) if plain else _json_item(line, args.field) for line in raw)
-        items = (item for item in items if item is not None)
+        items = _items(raw, None if plain else args.field)
         while chunk := list(islice(items, AT_ONCE)):
             for item, filled in zip(chunk, _fill_chunk(infiller, chunk, options), strict=True):
                 count += 1
                 if filled is None:
                     bad += 1
-                    print(f"openglm: line {count}: {item.error}", file=sys.stderr)
+                    print(f"openglm: line {item.number}: {item.error}", file=sys.stderr)
                     if as_json:
                         out.write(json.dumps({**item.fields, "error": item.error}, ensure_ascii=False) + "\n")
                     continue
-                _warn_truncated(f"line {count}: ", filled)
+                _warn_truncated(f"line {item.number}: ", filled)
                 out.write(_json_line(item.fields, filled) if as_json else _readable(filled, _colours(args, out)) + "\n")
             advance(len(chunk))
         if not count:
@@ -128,6 +128,16 @@ def _fill_chunk(infiller: Infiller, chunk: list[Item], options: dict[str, Any]) 
     return [next(results) if item.error is None else None for item in chunk]
 
 
+def _items(lines: Iterable[bytes], name: str | None) -> Iterator[Item]:
+    """One per line: JSON with the text in field `name` (empty lines are skipped), or plain text."""
+    for number, line in enumerate(lines, 1):
+        if name is not None and not line.strip():
+            continue
+        item = _plain_item(line) if name is None else _json_item(line, name)
+        item.number = number
+        yield item
+
+
 def _plain_item(line: bytes) -> Item:
     try:
         text = line.decode("utf-8").rstrip("\r\n")
@@ -138,7 +148,7 @@ def _plain_item(line: bytes) -> Item:
 
 def _json_item(line: bytes, name: str) -> Item:
     try:
-        values = json.loads(line.decode("utf-8"))
+        values = json.loads(line.decode("utf-8-sig"))  # some editors open a file with a byte order mark
     except UnicodeDecodeError as error:
         return Item("", error=f"not valid UTF-8 ({error.reason} at byte {error.start}); convert the file first")
     except ValueError as error:
@@ -188,9 +198,10 @@ def _open_bytes(source: str) -> Any:
     if source == "-":
         return nullcontext(sys.stdin.buffer)
     path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{source}: no such file")
-    return path.open("rb")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
 
 
 class _Output:
@@ -231,7 +242,8 @@ class _Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Callable[[int], None]:
-        if self._source == "-" or not sys.stderr.isatty():
+        # Lines are counted first, which only a regular file allows.
+        if not Path(self._source).is_file() or not sys.stderr.isatty():
             return lambda count: None
         from tqdm import tqdm
 
