@@ -21,7 +21,6 @@ Besides openglm this needs `jieba`, to cut Chinese into words.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
 import sys
@@ -42,14 +41,12 @@ from openglm.errors import DataError, OpenGLMError
 from openglm.model import GLMModel
 from openglm.pretraining.corpus import documents
 from openglm.pretraining.shards import Shard
-from openglm.pretraining.spans import SampleMaker
-from openglm.pretraining.stream import OBJECTIVE_NAMES, BatchStream, Source
+from openglm.pretraining.stream import OBJECTIVE_NAMES, Source
 from openglm.tokenizer import Tokenizer, load_tokenizer
-from openglm.training.evaluate import PUBLISHED, ROWS_AT_ONCE
+from openglm.training.evaluate import validation_batches
 from openglm.training.step import forward_losses
 
 LANGUAGES = {"zh": "Chinese", "en": "English"}
-VALIDATION_SEED, VALIDATION_LENGTH = 20_220, 256  # those of openglm.training.evaluate
 QUESTION_SEED = 2_022
 SHORTEST, LONGEST = 10, 120  # tokens of a passage
 ANSWERS = 5
@@ -118,14 +115,8 @@ def measure_losses(
     ends = [tokenizer.markers.eop, tokenizer.eos]
     out: list[Row] = []
     for number, objective in enumerate(OBJECTIVE_NAMES):
-        only = {name: float(name == objective) for name in OBJECTIVE_NAMES}
-        maker = SampleMaker(tokenizer, dataclasses.replace(PUBLISHED, **only))
-        source = Source(language, valid, 1.0)
-        at_once = min(rows, ROWS_AT_ONCE)
-        stream = BatchStream([source], maker, rows=at_once, length=VALIDATION_LENGTH, seed=VALIDATION_SEED)
         found: dict[str, list[Floats]] = {"openglm": [], "trigram": [], "unigram": [], "ordinary": []}
-        for step in range(-(-rows // ROWS_AT_ONCE)):
-            training = stream.batch(step)
+        for training in validation_batches(tokenizer, Source(language, valid, 1.0), objective, rows=rows):
             losses, objectives = (t.numpy() for t in forward_losses(model, training, "fp32")[1:])
             targets = training.batch.targets[training.batch.loss_mask]
             neighbours = [left_neighbours(layout) for layout in layouts_of(training.batch, tokenizer.markers.eop)]

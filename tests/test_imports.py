@@ -80,6 +80,7 @@ FORBIDDEN = {
     "config.py": ("torch", "numpy", "openglm.model", "openglm.tokenizer", "openglm.checkpoints"),
     "blanks.py": ("torch", "openglm.tokenizer", "openglm.model"),
     "tokenizer.py": ("torch", "openglm.model", "openglm.pretraining", "openglm.training"),
+    "tensors.py": ("openglm.model", "openglm.tokenizer", "openglm.pretraining", "openglm.infill"),
     "attention.py": ("openglm.model", "openglm.tokenizer", "openglm.blanks"),
     "cache.py": ("openglm.model", "openglm.tokenizer", "openglm.blanks"),
     "model.py": ("openglm.tokenizer", "openglm.blanks", "openglm.pretraining", "openglm.infill", "openglm.checkpoints"),

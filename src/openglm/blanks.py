@@ -119,6 +119,12 @@ class Layout:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def spans(self) -> list[slice]:
+        """Where each span lies within Part B, in order, its end token included."""
+        block = self.block_position_ids[self.separator :]
+        return [slice(int(a), int(b)) for a, b in pairwise([*np.flatnonzero(block == 1), len(block)])]
+
 
 def build_part_a(
     literals: Sequence[Sequence[int]], kinds: Sequence[BlankKind], blank_ids: Sequence[int], *, cls: int, eos: int
@@ -145,7 +151,12 @@ def build_part_a(
 
 
 def lay_out(
-    part_a: Ids, blank_positions: Ids, fills: Sequence[Ids], markers: Markers, *, ends_with_eop: bool = True
+    part_a: Ids,
+    blank_positions: Sequence[int] | Ids,
+    fills: Sequence[Sequence[int] | Ids],
+    markers: Markers,
+    *,
+    ends_with_eop: bool = True,
 ) -> Layout:
     """Part A followed by its fills, in the order given.
 
@@ -173,7 +184,7 @@ def lay_out(
     total = int(lengths.sum())
     first = np.cumsum(lengths) - lengths  # where each span starts in Part B
     block = np.arange(1, total + 1) - np.repeat(first, lengths)
-    tokens = np.concatenate([*fills, np.empty(0, np.int64)]).astype(np.int64, copy=False)
+    tokens = np.concatenate([np.empty(0, np.int64), *(np.asarray(fill, np.int64) for fill in fills)])
     b_targets = np.full(total, markers.eop, dtype=np.int64)
     is_fill = block <= np.repeat(fill_lengths, lengths)
     b_targets[is_fill] = tokens
@@ -289,11 +300,10 @@ class Writer:
 
 def fills_of(layout: Layout) -> list[tuple[int, Ids]]:
     """The (blank position, token ids) of each span of Part B, in Part B order, `eop` left out."""
-    block = layout.block_position_ids[layout.separator :]
     targets = layout.targets[layout.separator :]
-    bounds = [*np.flatnonzero(block == 1), len(block)]
+    positions = layout.position_ids[layout.separator :]
     close = 1 if layout.ends_with_eop else 0
-    return [(int(layout.position_ids[layout.separator + a]), targets[a : b - close]) for a, b in pairwise(bounds)]
+    return [(int(positions[span.start]), targets[span.start : span.stop - close]) for span in layout.spans]
 
 
 def put_back(layout: Layout) -> Ids:

@@ -125,7 +125,7 @@ class Transformer(nn.Module):
         if self.block_positions:
             x = x + self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])
         else:
-            x = x + self.position_embeddings(position_ids)
+            x = x + self.position_embeddings(position_ids if position_ids.dim() == 2 else position_ids[:, 0])
         x = self.embedding_dropout(x)
         for number, layer in enumerate(self.layers):
             x = layer(x, mask, cache, number)
@@ -198,8 +198,8 @@ class GLMModel(nn.Module):
 
         Args:
             input_ids: [B, S] int64.
-            position_ids: [B, 2, S] int64, positions and block positions ([B, S] for a model
-                without block positions). Default: 0 .. S-1 and zeros, as in a lone Part A.
+            position_ids: [B, 2, S] int64, positions and block positions; a model without block
+                positions reads the first only, and takes [B, S] too. Default: 0 .. S-1 and zeros, as in a lone Part A.
             attention_mask: bool, broadcastable to [B, N, S, K], True = may attend, where K
                 counts cached tokens too; a FlexAttention block mask; or None: all visible.
             cache: keys and values of earlier tokens; this call's are appended.

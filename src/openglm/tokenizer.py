@@ -258,9 +258,9 @@ class Tokenizer(ABC):
 class _SentencePieceTokenizer(Tokenizer):
     """Shared by both vocabularies: holds the SentencePiece processor."""
 
-    def __init__(self, model: bytes | str | Path, special: Mapping[str, int], num_tokens: int) -> None:
+    def __init__(self, loaded: tuple[Any, bytes], special: Mapping[str, int], num_tokens: int) -> None:
         super().__init__(special, num_tokens)
-        self._processor, self._bytes = _load_sentencepiece(model)
+        self._processor, self._bytes = loaded
 
     @property
     def model_bytes(self) -> bytes:
@@ -293,10 +293,11 @@ class BilingualTokenizer(_SentencePieceTokenizer):
     NAMES = ("eos", "cls", "mask", "smask", "gmask", "sop", "eop", "dblock")
 
     def __init__(self, model: bytes | str | Path) -> None:
-        pieces = _load_sentencepiece(model)[0].get_piece_size()
+        loaded = _load_sentencepiece(model)
+        pieces = loaded[0].get_piece_size()
         special = {name: pieces + i for i, name in enumerate(self.NAMES)}
         special["pad"] = special["eos"]
-        super().__init__(model, special, pieces + len(self.NAMES))
+        super().__init__(loaded, special, pieces + len(self.NAMES))
         if not self._processor.is_byte(self._processor.piece_to_id("<0x00>")):
             raise TokenizerError(
                 "this SentencePiece model has no byte pieces, so it cannot spell every text; "
@@ -386,8 +387,9 @@ class ChineseTokenizer(_SentencePieceTokenizer):
         decoder_mask: bool = False,
     ) -> None:
         self._flags = {"fix_command_token": fix_command_token, "task_masks": task_masks, "decoder_mask": decoder_mask}
-        special = self.special_ids(_load_sentencepiece(model)[0].get_piece_size(), **self._flags)
-        super().__init__(model, special, max(special.values()) + 1)
+        loaded = _load_sentencepiece(model)
+        special = self.special_ids(loaded[0].get_piece_size(), **self._flags)
+        super().__init__(loaded, special, max(special.values()) + 1)
 
     @staticmethod
     def special_ids(pieces: int, fix_command_token: bool, task_masks: bool, decoder_mask: bool) -> dict[str, int]:

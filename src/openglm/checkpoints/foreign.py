@@ -53,16 +53,20 @@ def read_foreign_config(folder: Path) -> GLMConfig:
         raise ConfigError(f"{path}: lacks {', '.join(missing)}; this is not a configuration of the GLM of 2022")
     if values.get("relative_encoding"):
         raise ConfigError(f"{path}: relative_encoding is not supported; no published GLM uses it")
-    hub = values.get("model_type") == "glm" or "auto_map" in values
     dropouts = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
     published = _published(folder, values)
     return GLMConfig(
         **{name: values[name] for name in sizes},
         **{name: values[name] for name in dropouts if name in values},
         block_position_encoding=bool(values.get("block_position_encoding", True)),
-        gelu="erf" if hub else "tanh",
+        gelu="erf" if _from_hub(values) else "tanh",
         blanks=published.blanks if published else ("[MASK]", "[sMASK]", "[gMASK]"),
     )
+
+
+def _from_hub(values: dict[str, Any]) -> bool:
+    """Whether a configuration is the hub's rather than FlagAI's."""
+    return values.get("model_type") == "glm" or "auto_map" in values
 
 
 def _published(folder: Path, values: dict[str, Any]) -> Any:
@@ -125,9 +129,8 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
     values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     for name in SENTENCEPIECE_FILES:
         if (folder / name).is_file():
-            hub = values.get("model_type") == "glm" or "auto_map" in values
             published = _published(folder, values)
-            older = not hub and published is not None and published.name == "glm-10b-chinese"
+            older = not _from_hub(values) and published is not None and published.name == "glm-10b-chinese"
             return ChineseTokenizer(folder / name, fix_command_token=not older)
     if any((folder / name).is_file() for name in ("vocab.txt", "vocab.json")):
         raise TokenizerError(f"{folder}: English vocabularies (WordPiece, GPT-2 BPE) cannot be read by this release")

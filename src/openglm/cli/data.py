@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import sys
 from pathlib import Path
@@ -63,8 +62,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
         objectives = Recipe.read(args.recipe).objectives
     if args.objective:
-        only = {name: float(name == args.objective) for name in ("token", "sentence", "document")}
-        objectives = dataclasses.replace(objectives, **only)
+        objectives = objectives.only(args.objective)
     source = Source("inspect", Shard.open(args.shard, tokenizer), 1.0)
     stream = BatchStream([source], SampleMaker(tokenizer, objectives), rows=1, length=args.length, seed=args.seed)
     samples = (sample for step in itertools.count() for row in stream.rows_of_samples(step) for sample in row)

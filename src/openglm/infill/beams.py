@@ -126,7 +126,7 @@ def _search_blank(
         logits = reader.step(writers)
         too_short = [len(h.fills[-1]) < r.search.limits[len(h.fills) - 1][0] for r, h in held]
         allowed = ends.mask(logits, too_short)
-        written = [[t for fill in h.fills for t in fill] for _, h in held]
+        written = ([t for fill in h.fills for t in fill] for _, h in held)
         scores = penalise_repetition(allowed, written, options.repetition_penalty)
         scores = scores - logits.logsumexp(-1, keepdim=True)
         true = logits.log_softmax(-1)
@@ -183,5 +183,5 @@ def _writer(search: Search, hypothesis: Hypothesis, markers: Markers) -> Writer:
 
 def _layout(search: Search, hypothesis: Hypothesis, markers: Markers) -> Layout:
     """Part A and the closed blanks; the open one is written token by token."""
-    closed = [torch.tensor(fill, dtype=torch.long).numpy() for fill in hypothesis.fills[:-1]]
+    closed = hypothesis.fills[:-1]
     return lay_out(search.part_a, search.blank_positions[: len(closed)], closed, markers)

@@ -115,7 +115,7 @@ def decode(
 
 def _advance(logits: Tensor, held: Sequence[Row], options: FillOptions, ends: Ends, read_last: bool) -> Iterator[Event]:
     allowed = ends.mask(logits, [row.too_short for row in held])
-    written = [[t for fill in row.writer.fills for t in fill] for row in held]
+    written = ([t for fill in row.writer.fills for t in fill] for row in held)
     allowed = penalise_repetition(allowed, written, options.repetition_penalty)
     # Only rows that need a token draw a number, so that a row's numbers are its own.
     wanting = [i for i, row in enumerate(held) if not (row.done or row.settling)]

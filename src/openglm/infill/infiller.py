@@ -22,7 +22,7 @@ from .options import FillOptions
 from .prompt import Prompt, build_prompt
 from .reader import Reader
 from .results import Fill, Filled, Piece, Scored
-from .scoring import lay_out_answers, token_logprobs
+from .scoring import token_logprobs
 
 # Texts share a forward pass up to this many cached tokens, which bounds memory.
 TOKENS_AT_ONCE = 32_768
@@ -158,7 +158,7 @@ class Infiller:
                 raise ContextLengthError(f"a fill of {max(map(len, encoded))} tokens; a blank holds at most {longest}")
             answers.append(fills)
             ids.append(encoded)
-        layouts = [lay_out_answers(prompt.part_a, prompt.blank_positions, e, self.tokenizer.markers) for e in ids]
+        layouts = [lay_out(prompt.part_a, prompt.blank_positions, e, self.tokenizer.markers) for e in ids]
         values = token_logprobs(self.model, layouts, self.tokenizer.eos, tokens_at_once=TOKENS_AT_ONCE // 4)
         return [
             Scored(
@@ -199,7 +199,7 @@ class Infiller:
 
     def _prompt(self, text: Text, options: FillOptions) -> Prompt:
         prompt = build_prompt(text, self.tokenizer, self.model.config, truncate=options.truncate)
-        options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
+        self._limits(prompt, options)  # raises if they do not fit this text
         return prompt
 
     def _groups(self, prompts: Sequence[Prompt], options: FillOptions) -> Iterator[list[int]]:
@@ -237,7 +237,7 @@ class Infiller:
         return decode(reader, rows, options, self._ends)
 
     def _part_a(self, prompt: Prompt) -> Layout:
-        return lay_out(prompt.part_a, np.empty(0, np.int64), [], self.tokenizer.markers)
+        return lay_out(prompt.part_a, [], [], self.tokenizer.markers)
 
     @torch.inference_mode()
     def _sample(self, prompts: Sequence[Prompt], options: FillOptions) -> list[Filled]:

@@ -14,6 +14,7 @@ from ..attention import dense_mask
 from ..blanks import NO_DOCUMENT, Layout, Writer, pad
 from ..cache import KVCache
 from ..model import GLMModel
+from ..tensors import BatchTensors
 
 
 class Reader:
@@ -31,19 +32,10 @@ class Reader:
         self.device = model.word_embeddings.weight.device
         batch = pad(layouts, pad_id)
         self.cache = KVCache(batch.input_ids.shape[1] + expected)
-        documents = torch.from_numpy(batch.documents).to(self.device)
-        in_part_a = torch.from_numpy(batch.in_part_a).to(self.device)
-        self._seen = documents != NO_DOCUMENT  # [R, columns]: what each row may look back at
-        only_part_a = bool(in_part_a.all())
-        model.hidden_states(
-            torch.from_numpy(batch.input_ids).to(self.device),
-            self._positions(torch.from_numpy(batch.position_ids).to(self.device)),
-            None if only_part_a else dense_mask(documents, in_part_a),
-            cache=self.cache,
-        )
-
-    def _positions(self, pairs: Tensor) -> Tensor:
-        return pairs if self.model.config.block_position_encoding else pairs[:, 0]
+        tensors = BatchTensors.of(batch, self.device)
+        self._seen = tensors.documents != NO_DOCUMENT  # [R, columns]: what each row may look back at
+        mask = None if batch.in_part_a.all() else dense_mask(tensors.documents, tensors.in_part_a)
+        model.hidden_states(tensors.input_ids, tensors.position_ids, mask, cache=self.cache)
 
     @property
     def rows(self) -> int:
@@ -55,7 +47,7 @@ class Reader:
         inputs = torch.tensor([writer.next_input() for writer in writers], device=self.device)
         self._seen = torch.cat([self._seen, self._seen.new_ones(self.rows, 1)], dim=1)
         mask = None if bool(self._seen.all()) else self._seen[:, None, None, :]
-        hidden = self.model.hidden_states(inputs[:, :1], self._positions(inputs[:, 1:, None]), mask, cache=self.cache)
+        hidden = self.model.hidden_states(inputs[:, :1], inputs[:, 1:, None], mask, cache=self.cache)
         return self.model.logits(hidden[:, -1]).float()
 
     def select(self, rows: Tensor) -> None:

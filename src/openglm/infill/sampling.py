@@ -6,7 +6,7 @@ which rows it shares a batch with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,8 +16,12 @@ from torch import Tensor
 from .options import FillOptions
 
 
-def penalise_repetition(logits: Tensor, written: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Make tokens a row has written already less likely (Keskar et al. 2019, section 4.1)."""
+def penalise_repetition(logits: Tensor, written: Iterable[Sequence[int]], penalty: float) -> Tensor:
+    """Make tokens a row has written already less likely (Keskar et al. 2019, section 4.1).
+
+    Args:
+        written: the tokens of each row; not looked at if the penalty is 1.
+    """
     if penalty == 1.0:
         return logits
     logits = logits.clone()

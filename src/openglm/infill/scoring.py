@@ -13,13 +13,9 @@ import numpy as np
 import torch
 
 from ..attention import dense_mask
-from ..blanks import Ids, Layout, Markers, lay_out, pad
+from ..blanks import Layout, pad
 from ..model import GLMModel
-
-
-def lay_out_answers(part_a: Ids, blank_positions: Ids, answers: Sequence[Sequence[int]], markers: Markers) -> Layout:
-    """Part A with one answer per blank, in text order."""
-    return lay_out(part_a, blank_positions, [np.array(answer, np.int64) for answer in answers], markers)
+from ..tensors import BatchTensors
 
 
 @torch.inference_mode()
@@ -43,28 +39,15 @@ def token_logprobs(
             count += 1
         group, order = order[:count], order[count:]
         for i, values in zip(group, _one_batch(model, [layouts[i] for i in group], pad_id), strict=True):
-            begins = np.flatnonzero(layouts[i].block_position_ids[layouts[i].separator :] == 1)[1:]
-            out[i] = [part.tolist() for part in np.split(values, begins)]
+            out[i] = [values[span].tolist() for span in layouts[i].spans]
     return out
 
 
 def _one_batch(model: GLMModel, layouts: Sequence[Layout], pad_id: int) -> list[np.ndarray]:
     batch = pad(layouts, pad_id)
-    device = model.word_embeddings.weight.device
-    ids, targets, positions, documents, in_part_a, chosen = (
-        torch.from_numpy(array).to(device)
-        for array in (
-            batch.input_ids,
-            batch.targets,
-            batch.position_ids,
-            batch.documents,
-            batch.in_part_a,
-            batch.loss_mask,
-        )
-    )
-    if not model.config.block_position_encoding:
-        positions = positions[:, 0]
-    logits = model(ids, positions, dense_mask(documents, in_part_a), logits_for=chosen).float()
-    values = logits.gather(1, targets[chosen][:, None])[:, 0] - logits.logsumexp(-1)
+    tensors = BatchTensors.of(batch, model.word_embeddings.weight.device)
+    mask, chosen = dense_mask(tensors.documents, tensors.in_part_a), tensors.loss_mask
+    logits = model(tensors.input_ids, tensors.position_ids, mask, logits_for=chosen).float()
+    values = logits.gather(1, tensors.targets[chosen][:, None])[:, 0] - logits.logsumexp(-1)
     sizes = [len(layout) - layout.separator for layout in layouts]
     return np.split(values.cpu().double().numpy(), np.cumsum(sizes)[:-1])

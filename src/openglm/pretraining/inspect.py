@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from ..blanks import Layout, fills_of, put_back
+from ..blanks import Ids, Layout, fills_of, put_back
 from ..tokenizer import Tokenizer
 
 COLOURS = ("\033[1;32m", "\033[1;36m", "\033[1;35m", "\033[1;33m", "\033[1;34m", "\033[1;31m")
@@ -27,15 +27,10 @@ def show_sample(layout: Layout, objective: str, tokenizer: Tokenizer, *, colours
         f"{objective}: {len(layout)} tokens = Part A {layout.separator} + Part B {part_b}, "
         f"{len(spans)} span{'s' if len(spans) != 1 else ''}"
     )
-    in_order = sorted(range(len(spans)), key=lambda k: spans[k][0])
-    lines = [head, "", "text    " + _marked_text(layout, tokenizer, in_order, colours)]
+    lines = [head, "", "text    " + _marked_text(layout, spans, tokenizer, colours)]
     lines.append("part A  " + _visible(tokenizer.decode(layout.input_ids[: layout.separator].tolist())))
-    at = layout.separator
-    close = 1 if layout.ends_with_eop else 0
-    for number, (position, fill) in enumerate(spans):
-        size = len(fill) + close
-        rows = slice(at, at + size)
-        at += size
+    for number, ((position, _), span) in enumerate(zip(spans, layout.spans, strict=True)):
+        rows = slice(layout.separator + span.start, layout.separator + span.stop)
         lines += ["", f"part B  span {number + 1} of {len(spans)}, for the blank at position {position}"]
         lines += _table(layout, rows, tokenizer, _colour(number, colours))
     return "\n".join(lines) + "\n"
@@ -45,12 +40,10 @@ def _colour(number: int, colours: bool) -> str:
     return COLOURS[number % len(COLOURS)] if colours else ""
 
 
-def _marked_text(layout: Layout, tokenizer: Tokenizer, in_order: Sequence[int], colours: bool) -> str:
-    spans = fills_of(layout)
+def _marked_text(layout: Layout, spans: Sequence[tuple[int, Ids]], tokenizer: Tokenizer, colours: bool) -> str:
     original = put_back(layout)
     parts, done, shift = [], 0, 0
-    for k in in_order:
-        position, fill = spans[k]
+    for k, (position, fill) in sorted(enumerate(spans), key=lambda item: item[1][0]):
         start = position + shift
         parts.append(_visible(tokenizer.decode(original[done:start].tolist())))
         text = _visible(tokenizer.decode(fill.tolist()))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -69,6 +69,11 @@ class Objectives:
                 raise OptionError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         if self.mean_span <= 0:
             raise OptionError(f"mean_span must be above 0, not {self.mean_span}")
+
+    def only(self, objective: str) -> Objectives:
+        """The same settings with one objective (token, sentence or document) in place of the mixture."""
+        mixture = {name: float(name == objective) for name in ("token", "sentence", "document")}
+        return replace(self, **mixture)
 
 
 @functools.cache

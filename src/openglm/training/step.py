@@ -8,6 +8,7 @@ from torch import Tensor
 from ..attention import block_mask, dense_mask
 from ..model import GLMModel
 from ..pretraining.stream import TrainingBatch
+from ..tensors import BatchTensors
 from .loss import linear_cross_entropy
 
 
@@ -19,17 +20,13 @@ def forward_losses(model: GLMModel, training: TrainingBatch, precision: str) -> 
         objective each belongs to ([M] int8).
     """
     device = model.word_embeddings.weight.device
-    batch = training.batch
-    ids, targets, positions, documents = (
-        torch.from_numpy(array).to(device)
-        for array in (batch.input_ids, batch.targets, batch.position_ids, batch.documents)
-    )
-    in_part_a, chosen = torch.from_numpy(batch.in_part_a).to(device), torch.from_numpy(batch.loss_mask).to(device)
+    batch = BatchTensors.of(training.batch, device)
+    chosen = batch.loss_mask
     # FlexAttention skips hidden blocks on a GPU; it has no dropout and is slower on a CPU.
     flexible = device.type == "cuda" and not (model.training and model.config.attention_dropout_prob)
-    mask = (block_mask if flexible else dense_mask)(documents, in_part_a)
+    mask = (block_mask if flexible else dense_mask)(batch.documents, batch.in_part_a)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        hidden = model.hidden_states(ids, positions, mask)[chosen]
-    total, losses = linear_cross_entropy(hidden, model.word_embeddings.weight, targets[chosen], dtype=dtype)
+        hidden = model.hidden_states(batch.input_ids, batch.position_ids, mask)[chosen]
+    total, losses = linear_cross_entropy(hidden, model.word_embeddings.weight, batch.targets[chosen], dtype=dtype)
     return total, losses, torch.from_numpy(training.objectives).to(device)[chosen]
