@@ -11,38 +11,20 @@ instead of keys and values, and projects all of them anew for every token.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from machine import describe, memory_rate
 from openglm import GLMConfig, GLMModel
 from openglm.blanks import Markers, Writer, lay_out
 from openglm.infill.reader import Reader
 
 LARGE = GLMConfig(num_layers=24, hidden_size=1024, num_attention_heads=16, vocab_size=50048, max_sequence_length=1024)
-
-
-def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median wall time of one call, after one that is not counted."""
-    work()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
-
-
-def memory_rate() -> float:
-    """Bytes per second read by a matrix-vector product over 1 GiB of float32."""
-    matrix, vector = torch.randn(16_384, 16_384), torch.randn(16_384)
-    return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector, 7)
 
 
 def decode_times(model: GLMModel, context: int, tokens: int) -> list[float]:
@@ -103,7 +85,7 @@ def main() -> None:
     peer = statistics.median(original_times(model, args.context, max(4, args.tokens // 4)))
     after = memory_rate()
     ceiling = read / max(rate, after)
-    print(f"torch {torch.__version__}, {args.threads} threads, {platform.machine()}")
+    print(describe("cpu", args.threads))
     print(f"GLM-Large size, float32, batch 1, context {args.context}: {read / 2**20:,.0f} MiB of weights per token")
     print(f"memory rate          {rate / 1e9:6.1f} GB/s before, {after / 1e9:.1f} after")
     print(f"memory ceiling       {ceiling * 1e3:6.1f} ms per token")

@@ -35,7 +35,8 @@ from numpy.random import Generator
 
 import openglm
 from ngram import CONTENT_LENGTH, WORD, Floats, Ids, Trigram, WordBaselines, Words, counts_as_token, segmenter
-from openglm.blanks import Batch, BlankedText, BlankKind, Layout, fills_of, put_back
+from openglm.batches import Batch
+from openglm.blanks import BlankedText, BlankKind, Layout, fills_of, put_back
 from openglm.checkpoints.native import load_model
 from openglm.errors import DataError, OpenGLMError
 from openglm.model import GLMModel

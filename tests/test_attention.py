@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openglm.attention import PADDING, attend, block_mask, dense_mask, prefix_mask
-from openglm.blanks import NO_DOCUMENT, Batch, Layout, Markers, blank_out, pack, pad
+from openglm.batches import NO_DOCUMENT, Batch, pack, pad
+from openglm.blanks import Layout, Markers, blank_out
 from openglm.cache import KVCache
 from openglm.errors import OptionError
 from openglm.model import GLMModel

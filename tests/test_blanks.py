@@ -9,18 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openglm.batches import NO_DOCUMENT, Batch, pack, pad
 from openglm.blanks import (
-    NO_DOCUMENT,
-    Batch,
     BlankedText,
     BlankKind,
     Layout,
     Markers,
     blank_out,
+    blank_out_many,
     fills_of,
     lay_out,
-    pack,
-    pad,
     put_back,
     remove_spans,
 )
@@ -238,6 +236,31 @@ def assert_holds(batch: Batch, layouts: list[Layout]) -> None:
 
 
 layout_lists = st.lists(cut_texts(most=20).map(lambda case: cut([*case[0], 5], case[1], case[2])), max_size=8)
+
+
+@given(st.lists(cut_texts(most=20), min_size=1, max_size=5), st.data())
+def test_many_texts_are_laid_out_like_each_alone(
+    cases: list[tuple[list[int], list[tuple[int, int]], list[int]]], data: st.DataObject
+) -> None:
+    closes = np.array(data.draw(st.lists(st.booleans(), min_size=len(cases), max_size=len(cases))))
+    alone, starts, ends, order = [], [], [], []
+    offset = 0
+    for (tokens, spans, own_order), closed in zip(cases, closes.tolist(), strict=True):
+        own = ints([a for a, _ in spans]), ints([b for _, b in spans])
+        alone.append(blank_out(ints(tokens), *own, MASK, MARKERS, order=ints(own_order), ends_with_eop=closed))
+        order += [len(starts) + i for i in own_order]
+        starts += [offset + a for a, _ in spans]
+        ends += [offset + b for _, b in spans]
+        offset += len(tokens)
+    texts = ints([token for tokens, _, _ in cases for token in tokens])
+    lengths = ints([len(tokens) for tokens, _, _ in cases])
+    many = blank_out_many(
+        texts, lengths, ints(starts), ints(ends), MASK, MARKERS, order=ints(order), ends_with_eop=closes
+    )
+    assert len(many) == len(alone)
+    for layout, expected in zip(many, alone, strict=True):
+        assert_same(layout, {name: getattr(expected, name).tolist() for name in naive([], [], True)})
+        assert (layout.separator, layout.ends_with_eop) == (expected.separator, expected.ends_with_eop)
 
 
 @given(layout_lists)

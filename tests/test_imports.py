@@ -35,12 +35,17 @@ def test_importing_the_package_is_light() -> None:
         "config",
         "files",
         "blanks",
+        "batches",
         "tokenizer",
         "tokenizer_training",
+        "pretraining.addresses",
         "pretraining.corpus",
         "pretraining.shards",
         "pretraining.spans",
         "pretraining.stream",
+        "pretraining.text_stream",
+        "pretraining.tokenise",
+        "pretraining.writer",
     ],
 )
 def test_text_and_data_need_no_torch(module: str) -> None:
@@ -64,7 +69,7 @@ def imported_by(path: Path) -> set[str]:
 def test_all_modules_are_looked_at() -> None:
     assert {"model.py", "blanks.py", "loop.py"} <= {path.name for path in MODULES}
     assert "torch.nn" in imported_by(PACKAGE / "model.py")
-    assert "openglm.model.GLMModel" in imported_by(PACKAGE / "training" / "loop.py")
+    assert "openglm.model.GLMModel" in imported_by(PACKAGE / "training" / "pretrainer.py")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -78,17 +83,21 @@ FORBIDDEN = {
     "errors.py": ("openglm.",),
     "files.py": ("openglm.", "torch", "numpy"),
     "config.py": ("torch", "numpy", "openglm.model", "openglm.tokenizer", "openglm.checkpoints"),
-    "blanks.py": ("torch", "openglm.tokenizer", "openglm.model"),
+    "blanks.py": ("torch", "openglm.tokenizer", "openglm.model", "openglm.batches"),
+    "batches.py": ("torch", "openglm.tokenizer", "openglm.model"),
     "tokenizer.py": ("torch", "openglm.model", "openglm.pretraining", "openglm.training"),
     "tensors.py": ("openglm.model", "openglm.tokenizer", "openglm.pretraining", "openglm.infill"),
     "attention.py": ("openglm.model", "openglm.tokenizer", "openglm.blanks"),
     "cache.py": ("openglm.model", "openglm.tokenizer", "openglm.blanks"),
     "model.py": ("openglm.tokenizer", "openglm.blanks", "openglm.pretraining", "openglm.infill", "openglm.checkpoints"),
     "pretraining": ("torch", "openglm.model", "openglm.training", "openglm.infill", "openglm.cli"),
-    "training": ("openglm.infill", "openglm.cli"),
+    "training": ("openglm.infill", "openglm.cli"),  # but for EXCEPTIONS
     "infill": ("openglm.training", "openglm.pretraining", "openglm.cli"),
     "checkpoints": ("openglm.training", "openglm.pretraining", "openglm.infill", "openglm.cli"),
 }
+
+# Training shows what the model writes; infilling is a finished room that one module looks into.
+EXCEPTIONS = {"training/fills.py": "openglm.infill"}
 
 
 @pytest.mark.parametrize("part", FORBIDDEN)
@@ -97,8 +106,9 @@ def test_imports_point_one_way(part: str) -> None:
     files = [target] if target.is_file() else sorted(target.rglob("*.py"))
     assert files, f"{part} is gone; change this list"
     for path in files:
+        allowed = EXCEPTIONS.get(path.relative_to(PACKAGE).as_posix())
         for name in imported_by(path):
-            for forbidden in FORBIDDEN[part]:
+            for forbidden in set(FORBIDDEN[part]) - {allowed}:
                 stem = forbidden.rstrip(".")
                 inside = name.startswith(stem + ".") or (name == stem and not forbidden.endswith("."))
                 assert not inside, f"{path.relative_to(PACKAGE)} imports {name}"

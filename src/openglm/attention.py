@@ -85,7 +85,7 @@ def attend(
     """
     if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(q_BNSH, k_BNKH, v_BNKH, attn_mask=mask, dropout_p=dropout)
-    if q_BNSH.is_cuda:
+    if q_BNSH.is_cuda and not torch.compiler.is_compiling():  # else it is compiled with what surrounds it
         return _compiled_flex_attention()(q_BNSH, k_BNKH, v_BNKH, block_mask=mask)  # type: ignore[no-any-return]
     from torch.nn.attention.flex_attention import flex_attention
 

@@ -8,7 +8,7 @@
 
 Pretraining lays out spans it has cut from a text, fine-tuning and scoring lay out answers
 they were given, decoding lays out what it has written so far; all of them through
-`lay_out`. `pad` and `pack` put layouts side by side in a batch. (Paper, section 2.1;
+`_part_b` and `_join`. `openglm.batches` puts layouts side by side. (Paper, section 2.1;
 published checkpoints, section 6.4 of their format description.)
 
 Works on numpy integers; knows nothing about tokenizers, models or torch.
@@ -17,10 +17,11 @@ Works on numpy integers; knows nothing about tokenizers, models or torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,7 @@ from .errors import InputError
 
 Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-NO_DOCUMENT = -1  # document number of padding
+T = TypeVar("T", bound=np.generic)
 
 
 class BlankKind(str, Enum):
@@ -150,6 +150,106 @@ def build_part_a(
     return np.array(ids, np.int64), np.array(positions, np.int64)
 
 
+@dataclass(frozen=True)
+class Layouts:
+    """Many layouts end to end, T tokens in all; `layouts[i]` is one of them.
+
+    Attributes:
+        input_ids, targets, loss_mask, position_ids, block_position_ids: [T], as in `Layout`.
+        lengths: [L] tokens of each layout.
+        separators: [L] length of each Part A.
+        ends_with_eop: [L] bool, as in `Layout`.
+    """
+
+    input_ids: Ids
+    targets: Ids
+    loss_mask: Flags
+    position_ids: Ids
+    block_position_ids: Ids
+    lengths: Ids
+    separators: Ids
+    ends_with_eop: Flags
+
+    @classmethod
+    def of(cls, layouts: Sequence[Layout]) -> Layouts:
+        """Join single layouts."""
+
+        def joined(name: str, kind: type[T]) -> NDArray[T]:
+            return np.concatenate([np.empty(0, kind), *(getattr(layout, name) for layout in layouts)])
+
+        return cls(
+            input_ids=joined("input_ids", np.int64),
+            targets=joined("targets", np.int64),
+            loss_mask=joined("loss_mask", np.bool_),
+            position_ids=joined("position_ids", np.int64),
+            block_position_ids=joined("block_position_ids", np.int64),
+            lengths=np.array([len(layout) for layout in layouts], np.int64),
+            separators=np.array([layout.separator for layout in layouts], np.int64),
+            ends_with_eop=np.array([layout.ends_with_eop for layout in layouts], np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> Layout:
+        i = range(len(self))[i]
+        start = int(self.lengths[:i].sum())
+        here = slice(start, start + int(self.lengths[i]))
+        return Layout(
+            input_ids=self.input_ids[here],
+            targets=self.targets[here],
+            loss_mask=self.loss_mask[here],
+            position_ids=self.position_ids[here],
+            block_position_ids=self.block_position_ids[here],
+            separator=int(self.separators[i]),
+            ends_with_eop=bool(self.ends_with_eop[i]),
+        )
+
+    def __iter__(self) -> Iterator[Layout]:
+        return (self[i] for i in range(len(self)))
+
+
+def starts_of(lengths: Ids) -> Ids:
+    """Where each of several pieces begins when they stand end to end."""
+    return np.cumsum(lengths) - lengths
+
+
+def _part_b(source: Ids, starts: Ids, lengths: Ids, closed: Flags, markers: Markers) -> tuple[Ids, Ids, Ids]:
+    """Inputs, targets and block positions of spans `source[start : start + length]`, end to end.
+
+    A span's inputs are `sop` and its tokens; its targets are its tokens and, where it is
+    `closed`, `eop`.
+    """
+    sizes = lengths + closed
+    first = starts_of(sizes)
+    index = np.arange(int(sizes.sum()))
+    within = index - np.repeat(first, sizes)
+    targets = np.take(source, np.repeat(starts, sizes) + within, mode="clip") if len(source) else index.copy()
+    targets[(first + lengths)[closed]] = markers.eop
+    inputs = np.empty_like(targets)
+    inputs[1:] = targets[:-1]
+    inputs[first] = markers.sop
+    return inputs, targets, within + 1
+
+
+def _join(
+    part_a: Ids, a_sizes: Ids, part_b: tuple[Ids, Ids, Ids], b_positions: Ids, b_sizes: Ids, ends_with_eop: Flags
+) -> Layouts:
+    """Each layout's Part A, then its Part B: L of them from the parts of all of them."""
+    inputs, targets, block = part_b
+    lengths = a_sizes + b_sizes
+    in_b = np.repeat(np.tile([False, True], len(lengths)), np.stack([a_sizes, b_sizes], 1).ravel())
+    in_a = ~in_b
+    ids, wanted = np.empty(len(in_b), np.int64), np.empty(len(in_b), np.int64)
+    ids[in_a] = wanted[in_a] = part_a
+    ids[in_b], wanted[in_b] = inputs, targets
+    positions = np.arange(len(in_b)) - np.repeat(starts_of(lengths), lengths)
+    positions[in_b] = b_positions
+    blocks = np.zeros(len(in_b), np.int64)
+    blocks[in_b] = block
+    return Layouts(ids, wanted, in_b, positions, blocks, lengths, a_sizes, ends_with_eop)
+
+
 def lay_out(
     part_a: Ids,
     blank_positions: Sequence[int] | Ids,
@@ -177,30 +277,15 @@ def lay_out(
         raise InputError(f"{len(fills)} fills for {len(blank_positions)} blank positions")
     if len(fills) and (np.min(blank_positions) < 0 or np.max(blank_positions) >= len(part_a)):
         raise InputError(f"a blank position lies outside Part A of {len(part_a)} tokens")
-    fill_lengths = np.array([len(fill) for fill in fills], dtype=np.int64)
-    lengths = fill_lengths + (1 if ends_with_eop else 0)
-    if len(lengths) and lengths.min() < 1:
+    lengths = np.array([len(fill) for fill in fills], dtype=np.int64)
+    if not ends_with_eop and len(lengths) and not lengths.min():
         raise InputError("an empty fill must be closed by eop")
-    total = int(lengths.sum())
-    first = np.cumsum(lengths) - lengths  # where each span starts in Part B
-    block = np.arange(1, total + 1) - np.repeat(first, lengths)
     tokens = np.concatenate([np.empty(0, np.int64), *(np.asarray(fill, np.int64) for fill in fills)])
-    b_targets = np.full(total, markers.eop, dtype=np.int64)
-    is_fill = block <= np.repeat(fill_lengths, lengths)
-    b_targets[is_fill] = tokens
-    b_inputs = np.full(total, markers.sop, dtype=np.int64)
-    b_inputs[1:] = b_targets[:-1]
-    b_inputs[first] = markers.sop
-    n = len(part_a)
-    return Layout(
-        input_ids=np.concatenate([part_a, b_inputs]),
-        targets=np.concatenate([part_a, b_targets]),
-        loss_mask=np.concatenate([np.zeros(n, np.bool_), np.ones(total, np.bool_)]),
-        position_ids=np.concatenate([np.arange(n), np.repeat(np.asarray(blank_positions, np.int64), lengths)]),
-        block_position_ids=np.concatenate([np.zeros(n, np.int64), block]),
-        separator=n,
-        ends_with_eop=ends_with_eop,
-    )
+    closed = np.full(len(fills), ends_with_eop)
+    part_b = _part_b(tokens, starts_of(lengths), lengths, closed, markers)
+    positions = np.repeat(np.asarray(blank_positions, np.int64), lengths + closed)
+    sizes = np.array([len(part_a)]), np.array([len(positions)])
+    return _join(part_a, sizes[0], part_b, positions, sizes[1], np.array([ends_with_eop]))[0]
 
 
 def remove_spans(tokens: Ids, starts: Ids, ends: Ids, blank_ids: Ids | int) -> tuple[Ids, Ids]:
@@ -236,6 +321,48 @@ def remove_spans(tokens: Ids, starts: Ids, ends: Ids, blank_ids: Ids | int) -> t
     return marked[keep], starts - (np.cumsum(lengths - 1) - (lengths - 1))
 
 
+def blank_out_many(
+    texts: Ids,
+    text_lengths: Ids,
+    starts: Ids,
+    ends: Ids,
+    blank_ids: Ids | int,
+    markers: Markers,
+    *,
+    order: Ids | None = None,
+    ends_with_eop: Flags | None = None,
+) -> Layouts:
+    """Cut spans from many texts at once and lay each text out: pretraining samples.
+
+    Args:
+        texts: token ids of all texts, end to end.
+        text_lengths: [L] tokens of each text.
+        starts, ends, blank_ids: spans of all texts as in `remove_spans`, counted from the
+            start of `texts`; none reaches over the end of its text.
+        markers: ids of `sop` and `eop`.
+        order: permutation of the spans in which Part B holds them, text by text (default:
+            text order).
+        ends_with_eop: [L] bool, as in `lay_out` (default: all).
+
+    Raises:
+        InputError: as in `remove_spans`.
+    """
+    part_a, positions = remove_spans(texts, starts, ends, blank_ids)
+    owner = np.searchsorted(starts_of(text_lengths), starts, side="right") - 1
+    lengths = ends - starts
+    removed = np.bincount(owner, weights=lengths - 1, minlength=len(text_lengths)).astype(np.int64)
+    a_sizes = text_lengths - removed
+    positions -= starts_of(a_sizes)[owner]
+    closes = np.ones(len(text_lengths), np.bool_) if ends_with_eop is None else ends_with_eop
+    if order is not None:
+        owner, starts, lengths, positions = owner[order], starts[order], lengths[order], positions[order]
+    closed = closes[owner]
+    sizes = lengths + closed
+    b_sizes = np.bincount(owner, weights=sizes, minlength=len(text_lengths)).astype(np.int64)
+    part_b = _part_b(texts, starts, lengths, closed, markers)
+    return _join(part_a, a_sizes, part_b, np.repeat(positions, sizes), b_sizes, closes)
+
+
 def blank_out(
     tokens: Ids,
     starts: Ids,
@@ -246,15 +373,10 @@ def blank_out(
     order: Ids | None = None,
     ends_with_eop: bool = True,
 ) -> Layout:
-    """Cut spans from a text and lay them out as Part B: one pretraining sample.
-
-    Args are those of `remove_spans` and `lay_out`; `order` is the permutation in which the
-    spans are written in Part B (default: text order).
-    """
-    part_a, positions = remove_spans(tokens, starts, ends, blank_ids)
-    chosen = np.arange(len(positions)) if order is None else order
-    fills = [tokens[starts[k] : ends[k]] for k in chosen]
-    return lay_out(part_a, positions[chosen], fills, markers, ends_with_eop=ends_with_eop)
+    """Cut spans from one text and lay it out; see `blank_out_many`."""
+    size, closes = np.array([len(tokens)]), np.array([ends_with_eop])
+    starts, ends = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
+    return blank_out_many(tokens, size, starts, ends, blank_ids, markers, order=order, ends_with_eop=closes)[0]
 
 
 @dataclass
@@ -314,88 +436,3 @@ def put_back(layout: Layout) -> Ids:
         pieces += [part_a[done:position], fill]
         done = position + 1
     return np.concatenate([*pieces, part_a[done:]])
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Layouts side by side, B rows of S tokens.
-
-    Attributes:
-        input_ids, targets: [B, S] int64; padding holds the padding id.
-        loss_mask: [B, S] bool, False on padding.
-        position_ids: [B, 2, S] int64, positions and block positions; 0 on padding.
-        documents: [B, S] int64, the number of the layout within its row; `NO_DOCUMENT` on
-            padding. Together with `in_part_a` it says who sees whom.
-        in_part_a: [B, S] bool.
-        placed: for each row, the indices of the layouts in it, in order.
-    """
-
-    input_ids: Ids
-    targets: Ids
-    loss_mask: Flags
-    position_ids: Ids
-    documents: Ids
-    in_part_a: Flags
-    placed: tuple[tuple[int, ...], ...] = field(default=())
-
-    @property
-    def used(self) -> float:
-        """Share of positions that are not padding."""
-        return float((self.documents != NO_DOCUMENT).mean())
-
-
-def place(layouts: Sequence[Layout], rows: Sequence[Sequence[int]], length: int, pad_id: int) -> Batch:
-    """Write the layouts into rows: row r holds `layouts[i]` for i in `rows[r]`, end to end.
-
-    Raises:
-        InputError: a row needs more than `length` tokens.
-    """
-    shape = (len(rows), length)
-    ids, targets = np.full(shape, pad_id, np.int64), np.full(shape, pad_id, np.int64)
-    loss, part_a = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    positions = np.zeros((len(rows), 2, length), np.int64)
-    documents = np.full(shape, NO_DOCUMENT, np.int64)
-    for r, row in enumerate(rows):
-        start = 0
-        for number, i in enumerate(row):
-            layout = layouts[i]
-            end = start + len(layout)
-            if end > length:
-                raise InputError(f"a row of {length} tokens cannot hold {end}")
-            ids[r, start:end] = layout.input_ids
-            targets[r, start:end] = layout.targets
-            loss[r, start:end] = layout.loss_mask
-            positions[r, 0, start:end] = layout.position_ids
-            positions[r, 1, start:end] = layout.block_position_ids
-            documents[r, start:end] = number
-            part_a[r, start : start + layout.separator] = True
-            start = end
-    return Batch(ids, targets, loss, positions, documents, part_a, tuple(tuple(row) for row in rows))
-
-
-def pad(layouts: Sequence[Layout], pad_id: int, *, length: int | None = None) -> Batch:
-    """One layout per row, padded on the right to the longest (or to `length`)."""
-    longest = max((len(layout) for layout in layouts), default=0)
-    return place(layouts, [[i] for i in range(len(layouts))], longest if length is None else length, pad_id)
-
-
-def pack(layouts: Sequence[Layout], length: int, pad_id: int) -> Batch:
-    """As many layouts per row of `length` tokens as fit (first fit, longest first).
-
-    Raises:
-        InputError: a single layout is longer than `length`.
-    """
-    free: list[int] = []
-    rows: list[list[int]] = []
-    for i in sorted(range(len(layouts)), key=lambda i: -len(layouts[i])):
-        need = len(layouts[i])
-        if need > length:
-            raise InputError(f"a layout of {need} tokens does not fit a row of {length}")
-        row = next((r for r, space in enumerate(free) if space >= need), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            free.append(length)
-        rows[row].append(i)
-        free[row] -= need
-    return place(layouts, rows, length, pad_id)

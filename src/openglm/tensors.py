@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .blanks import Batch
+from .batches import Batch
 
 
 @dataclass(frozen=True)

@@ -7,36 +7,53 @@ fallback. Knows nothing about models.
 
 from __future__ import annotations
 
+import heapq
 import io
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .errors import DataError, OptionError
+from .pretraining.addresses import expand
 from .pretraining.corpus import documents
 
 WORD_BOUNDARY = "\u2581"  # SentencePiece writes a space as this sign
 
 
-def sample_lines(paths: Sequence[Path], characters: int, *, seed: int = 0) -> Iterator[str]:
-    """Lines from the files, about `characters` in all, drawn evenly from each file.
+def sample_lines(
+    addresses: str | Path | Iterable[str | Path], characters: int, *, field: str = "text", seed: int = 0
+) -> list[str]:
+    """Lines of the files, `characters` in all or all there are; every line is as likely as any other.
 
-    Documents are read in order and kept with a probability that spreads the sample over
-    the whole file; `seed` makes the draw repeat.
+    Reads the files once and holds no more than the sample: every line draws a number, and
+    those of the lowest numbers are kept. The same `seed` gives the same lines, in file order.
+
+    Args:
+        addresses: files, patterns or folders (`pretraining.addresses.expand`).
+        field: of JSON Lines and Parquet files.
     """
     rng = random.Random(seed)
-    share = characters / max(1, len(paths))
-    for path in paths:
-        total = sum(len(text) for text in documents(path))
-        keep = min(1.0, share / max(1, total))
-        for text in documents(path):
-            if rng.random() < keep:
-                yield from (line for line in text.split("\n") if line and WORD_BOUNDARY not in line)
+    kept: list[tuple[float, int, str]] = []  # a heap, the highest number on top
+    total, number = 0, 0
+    for file in expand(addresses):
+        for text in documents(file, field=field):
+            for line in text.split("\n"):
+                if not line or WORD_BOUNDARY in line:
+                    continue
+                drawn = -rng.random()
+                if total >= characters and drawn <= kept[0][0]:
+                    continue
+                heapq.heappush(kept, (drawn, number, line))
+                number, total = number + 1, total + len(line)
+                while total - len(kept[0][2]) >= characters:
+                    total -= len(heapq.heappop(kept)[2])
+    return [line for _, _, line in sorted(kept, key=lambda entry: entry[1])]
 
 
 def train_vocabulary(
-    groups: Sequence[Sequence[Path]],
+    groups: Sequence[Sequence[str | Path]],
     *,
+    field: str = "text",
     vocab_size: int = 16_000,
     characters: int | Sequence[int] = 12_000_000,
     character_coverage: float = 0.9995,
@@ -46,7 +63,8 @@ def train_vocabulary(
     """Train a unigram SentencePiece model and return its serialised bytes.
 
     Args:
-        groups: one list of corpus files per language.
+        groups: one list of corpus files, patterns or folders per language.
+        field: of JSON Lines and Parquet files.
         characters: how many characters each group contributes (one number for all, or one
             per group), so that no language is crowded out.
         vocab_size: pieces, the 256 byte pieces included, special tokens of GLM not.
@@ -54,8 +72,9 @@ def train_vocabulary(
             the rest is spelled in bytes.
 
     Raises:
-        OptionError: `vocab_size` too small to hold the bytes, or too large for the text.
-        DataError: the corpus is empty.
+        OptionError: `vocab_size` too small to hold the bytes, or too large for the text, or
+            `characters` below 1.
+        DataError: a file that cannot be read, or a group without text.
     """
     import sentencepiece
 
@@ -64,12 +83,15 @@ def train_vocabulary(
         raise OptionError(f"{len(shares)} values of characters for {len(groups)} groups of files")
     if vocab_size < 512:
         raise OptionError(f"vocab_size {vocab_size} is too small: 256 pieces are bytes; use at least 512")
+    if min(shares, default=0) < 1:
+        raise OptionError(f"a vocabulary needs groups of files with at least 1 character each, not {shares}")
     # Read in full first: an error raised inside sentencepiece's loop would lose its type.
-    lines = [
-        line for group, share in zip(groups, shares, strict=True) for line in sample_lines(group, share, seed=seed)
-    ]
-    if not lines:
-        raise DataError("the corpus is empty: no text to train a vocabulary on")
+    lines: list[str] = []
+    for group, share in zip(groups, shares, strict=True):
+        sample = sample_lines(group, share, field=field, seed=seed)
+        if not sample:
+            raise DataError(f"{', '.join(map(str, group))}: empty, no text to train a vocabulary on")
+        lines += sample
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -79,8 +79,9 @@ def test_a_model_of_ones_own(tmp_path: Path, text_lines: list[str], capsys: pyte
     assert "stopped after 3 of 6" in capsys.readouterr().out
     assert main(pretrain) == 0
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [entry["step"] for entry in log if "validation" in entry] == [3, 6]
-    assert set(log[-1]["validation"]) == {"all/token", "all/sentence", "all/document"}
+    validated = [entry for entry in log if "validation" in entry]
+    assert [entry["step"] for entry in validated] == [3, 6]
+    assert set(validated[-1]["validation"]) == {"all/token", "all/sentence", "all/document"}
     capsys.readouterr()
     assert main(["fill", "老师[MASK]走到了市场。", "--model", str(tmp_path / "run" / "model"), "--device", "cpu"]) == 0
     assert capsys.readouterr().out.startswith("老师")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openglm.blanks import Layout, Markers, blank_out, fills_of, pad, put_back
+from openglm.batches import pad
+from openglm.blanks import Layout, Markers, blank_out, fills_of, put_back
 
 MARKERS = Markers(sop=50006, eop=50007)
 BLANKS = {"bert": 50003, "sentence": 50008, "gpt": 50009}

@@ -13,28 +13,40 @@ from hypothesis import strategies as st
 from openglm.blanks import put_back
 from openglm.cli.main import main
 from openglm.pretraining.inspect import show_sample
+from openglm.pretraining.samples import SampleMaker, Windows
 from openglm.pretraining.shards import Shard, prepare
-from openglm.pretraining.spans import Objectives, SampleMaker, token_spans, widen_to_words
+from openglm.pretraining.spans import Objectives, Spans, token_spans, widen_to_words
 from openglm.pretraining.stream import BatchStream, Source
 from openglm.tokenizer import BilingualTokenizer
 
 
-@given(st.lists(st.booleans(), min_size=2, max_size=40), st.integers(0, 2**32 - 1))
-def test_widened_spans_cut_no_word_and_lose_nothing(inside: list[bool], seed: int) -> None:
-    flags = np.array([False, *inside[1:]])
+@given(st.lists(st.lists(st.booleans(), min_size=2, max_size=40), min_size=1, max_size=3), st.integers(0, 2**32 - 1))
+def test_widened_spans_cut_no_word_and_lose_nothing(texts: list[list[bool]], seed: int) -> None:
+    """For each text alone, whatever stands in the others."""
+    flags = [np.array([False, *inside[1:]]) for inside in texts]
+    rooms = np.array([len(f) for f in flags])
+    spans = token_spans(np.random.default_rng(seed), rooms, rooms // 4)
+
+    def inside(text: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        return np.array(
+            [0 < p < rooms[t] and flags[t][p] for t, p in zip(text.tolist(), positions.tolist(), strict=True)], bool
+        )
+
+    widened = widen_to_words(spans, inside)
+    for number, text in enumerate(flags):
+        check_widened(spans.keep(spans.owner == number), widened.keep(widened.owner == number), text)
+
+
+def check_widened(before: Spans, after: Spans, flags: np.ndarray) -> None:
     n = len(flags)
-    spans = token_spans(np.random.default_rng(seed), 0, n, max(1, n // 4))
-    if spans is None:
-        return
-    starts, ends = widen_to_words(*spans, flags)
-    assert np.all(starts < ends)
-    assert np.all(starts[1:] >= ends[:-1])
+    assert np.all(after.starts < after.ends)
+    assert np.all(after.starts[1:] >= after.ends[:-1])
     covered = set()
-    for start, end in zip(starts, ends, strict=True):
+    for start, end in zip(after.starts, after.ends, strict=True):
         assert not flags[start]
         assert end == n or not flags[end]
         covered |= set(range(start, end))
-    wanted = {i for a, b in zip(*spans, strict=True) for i in range(a, b)}
+    wanted = {i for a, b in zip(before.starts, before.ends, strict=True) for i in range(a, b)}
     assert wanted <= covered
     for i in covered - wanted:  # only to finish a word that was hit
         left, right = i, i
@@ -66,11 +78,11 @@ def test_word_joins(tokenizer: BilingualTokenizer) -> None:
 def test_whole_words_in_samples(tokenizer: BilingualTokenizer, text_lines: list[str]) -> None:
     maker = SampleMaker(tokenizer, Objectives(1.0, 0.0, 0.0, whole_words=1.0))
     english = [line for line in text_lines if line.isascii()][:40]
-    for number, line in enumerate(english):
-        tokens = np.array(tokenizer.encode(line))
-        made = maker(np.random.default_rng(number), tokens, "token", ends_document=True)
-        assert made is not None
-        marked = show_sample(*made, tokenizer).splitlines()[2]
+    windows = Windows.whole(Shard.from_documents([np.array(tokenizer.encode(line)) for line in english], tokenizer))
+    rng = np.random.default_rng(0)
+    blanked = maker.blank_out(rng, windows, maker.choose(rng, len(windows)))
+    for layout in maker.lay_out(rng, windows, blanked):
+        marked = show_sample(layout, "token", tokenizer).splitlines()[2]
         assert "【" in marked
         assert not re.search("[A-Za-z0-9]【[A-Za-z0-9]|[A-Za-z0-9]】[A-Za-z0-9]", marked), marked
 

@@ -13,16 +13,23 @@ from ..errors import OptionError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    prepare = actions.add_parser("prepare", help="tokenise text or JSON Lines files into one shard")
-    prepare.add_argument("files", nargs="+", type=Path, help="text or JSON Lines, plain, .gz or .zst")
+    prepare = actions.add_parser("prepare", help="tokenise corpus files into one shard; goes on if it was interrupted")
+    prepare.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="text or JSON Lines (plain, .gz or .zst) or Parquet: paths, fsspec addresses, patterns, folders",
+    )
     prepare.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="folder of the tokenizer")
     prepare.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the shard to write")
-    prepare.add_argument("--field", default="text", help="field that holds the text (default: text)")
+    prepare.add_argument("--field", default="text", help="field or column that holds the text (default: text)")
+    prepare.add_argument("--workers", type=int, metavar="N", help="processes (default: one per processor)")
     inspect = actions.add_parser(
         "inspect", help="show training samples: what is blanked out, Part A, Part B, positions"
     )
-    inspect.add_argument("shard", type=Path, help="a prepared shard")
+    inspect.add_argument("shard", metavar="DATA", help="a prepared shard, or text files as `prepare` takes them")
     inspect.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="folder of the tokenizer")
+    inspect.add_argument("--field", default="text", help="field or column that holds the text (default: text)")
     inspect.add_argument(
         "--recipe", type=Path, help="take the objectives from this recipe (default: the published mix)"
     )
@@ -41,16 +48,20 @@ def _prepare(args: argparse.Namespace) -> int:
     from ..pretraining.shards import prepare
     from ..tokenizer import load_tokenizer
 
-    manifest = prepare(args.files, load_tokenizer(args.tokenizer), args.output, field=args.field)
-    print(f"{args.output}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens")
+    manifest = prepare(args.files, load_tokenizer(args.tokenizer), args.output, field=args.field, workers=args.workers)
+    print(
+        f"{args.output}: {manifest['documents']:,} documents, {manifest['sentences']:,} sentences, "
+        f"{manifest['tokens']:,} tokens"
+    )
     return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
     from ..pretraining.inspect import show_sample
-    from ..pretraining.shards import Shard
-    from ..pretraining.spans import Objectives, SampleMaker
+    from ..pretraining.samples import SampleMaker
+    from ..pretraining.spans import Objectives
     from ..pretraining.stream import BatchStream, Source
+    from ..pretraining.text_stream import open_corpus
     from ..tokenizer import load_tokenizer
 
     if args.samples < 1 or args.seed < 0:
@@ -63,7 +74,8 @@ def _inspect(args: argparse.Namespace) -> int:
         objectives = Recipe.read(args.recipe).objectives
     if args.objective:
         objectives = objectives.only(args.objective)
-    source = Source("inspect", Shard.open(args.shard, tokenizer), 1.0)
+    corpus, _ = open_corpus(args.shard, tokenizer, field=args.field, window=1000)
+    source = Source("inspect", corpus.at(0), 1.0)
     stream = BatchStream([source], SampleMaker(tokenizer, objectives), rows=1, length=args.length, seed=args.seed)
     samples = (sample for step in itertools.count() for row in stream.rows_of_samples(step) for sample in row)
     for layout, objective in itertools.islice(samples, args.samples):

@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar=("CHARACTERS", "FILE"),
-        help="how many characters to sample from these files; once per language",
+        help="how many characters to sample from these files, patterns or folders; once per language",
     )
+    train.add_argument("--field", default="text", help="field or column that holds the text (default: text)")
     train.add_argument("--vocab-size", type=int, default=16_000, help="pieces (default: 16000)")
     train.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
     train.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
@@ -36,9 +37,15 @@ def run(args: argparse.Namespace) -> int:
         characters = [int(group[0]) for group in args.group]
     except ValueError as error:
         raise OptionError("--group takes a number of characters, then files") from error
-    groups = [[Path(name) for name in group[1:]] for group in args.group]
+    if args.output.exists() and not args.output.is_dir():
+        raise OptionError(f"--output {args.output}: a file; give the name of a folder")
     model = train_vocabulary(
-        groups, vocab_size=args.vocab_size, characters=characters, seed=args.seed, threads=args.threads
+        [group[1:] for group in args.group],
+        field=args.field,
+        vocab_size=args.vocab_size,
+        characters=characters,
+        seed=args.seed,
+        threads=args.threads,
     )
     tokenizer = BilingualTokenizer(model)
     for name, content in tokenizer.files().items():

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..attention import dense_mask
-from ..blanks import NO_DOCUMENT, Layout, Writer, pad
+from ..batches import NO_DOCUMENT, pad
+from ..blanks import Layout, Writer
 from ..cache import KVCache
 from ..model import GLMModel
 from ..tensors import BatchTensors

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from ..attention import dense_mask
-from ..blanks import Layout, pad
+from ..batches import pad
+from ..blanks import Layout
 from ..model import GLMModel
 from ..tensors import BatchTensors
 

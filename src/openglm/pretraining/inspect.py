@@ -28,7 +28,7 @@ def show_sample(layout: Layout, objective: str, tokenizer: Tokenizer, *, colours
         f"{len(spans)} span{'s' if len(spans) != 1 else ''}"
     )
     lines = [head, "", "text    " + _marked_text(layout, spans, tokenizer, colours)]
-    lines.append("part A  " + _visible(tokenizer.decode(layout.input_ids[: layout.separator].tolist())))
+    lines.append("part A  " + visible(tokenizer.decode(layout.input_ids[: layout.separator].tolist())))
     for number, ((position, _), span) in enumerate(zip(spans, layout.spans, strict=True)):
         rows = slice(layout.separator + span.start, layout.separator + span.stop)
         lines += ["", f"part B  span {number + 1} of {len(spans)}, for the blank at position {position}"]
@@ -45,12 +45,12 @@ def _marked_text(layout: Layout, spans: Sequence[tuple[int, Ids]], tokenizer: To
     parts, done, shift = [], 0, 0
     for k, (position, fill) in sorted(enumerate(spans), key=lambda item: item[1][0]):
         start = position + shift
-        parts.append(_visible(tokenizer.decode(original[done:start].tolist())))
-        text = _visible(tokenizer.decode(fill.tolist()))
+        parts.append(visible(tokenizer.decode(original[done:start].tolist())))
+        text = visible(tokenizer.decode(fill.tolist()))
         parts.append(f"{_colour(k, True)}{text}{RESET}" if colours else f"【{text}】")
         done = start + len(fill)
         shift += len(fill) - 1
-    parts.append(_visible(tokenizer.decode(original[done:].tolist())))
+    parts.append(visible(tokenizer.decode(original[done:].tolist())))
     return "".join(parts)
 
 
@@ -61,7 +61,7 @@ def _table(layout: Layout, rows: slice, tokenizer: Tokenizer, colour: str) -> li
         [str(p) for p in layout.position_ids[rows]],
         [str(p) for p in layout.block_position_ids[rows]],
     ]
-    cells = [[_visible(cell) for cell in row] for row in columns]
+    cells = [[visible(cell) for cell in row] for row in columns]
     widths = [max(_width(row[i]) for row in cells) for i in range(len(cells[0]))]
     names = ("input", "target", "position", "block")
     out = []
@@ -72,7 +72,7 @@ def _table(layout: Layout, rows: slice, tokenizer: Tokenizer, colour: str) -> li
     return out
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Newlines and other control characters by a sign, so that a sample stays on its line."""
     return "".join("⏎" if c == "\n" else "·" if unicodedata.category(c) == "Cc" else c for c in text)
 

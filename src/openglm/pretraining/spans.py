@@ -1,29 +1,31 @@
-"""Which spans of a text to blank out: the three pretraining objectives.
+"""Which spans of texts to blank out: the three pretraining objectives.
 
 - token: many short spans, Poisson lengths, about 15 % of the text, `[MASK]`
 - sentence: whole sentences, about 15 %, `[sMASK]`
 - document: one long span, the end of the text or its middle, `[gMASK]`
 
 (Paper, sections 2.1 and 2.2; published code, sections 6.3 to 6.5 of its description.)
-A sampler returns spans; laying them out is `openglm.blanks`. Knows nothing about files,
-batches or torch. All randomness comes from the generator passed in.
+Every sampler works on R texts at once and returns the spans of all of them; none looks at
+a token. Knows nothing about files, layouts or torch. All randomness comes from the
+generator passed in.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..blanks import BlankKind, Ids, Layout, Markers, blank_out
+from ..blanks import Flags, Ids, starts_of
 from ..errors import OptionError
-from ..tokenizer import Tokenizer
 
 MAX_SPAN = 39  # the published table of Poisson weights ends here
+NEAR = 3  # context noise falls on the tokens this close to a span
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Objectives:
         document_min_ratio: shortest document span, as a share of the text.
         document_infill: probability that a document span lies in the middle of the text
             and not at its end.
+        single_span: probability that a text under the token objective gets one span only.
         input_noise: share of Part B inputs replaced by `[dBLOCK]` (token objective).
+        context_noise: tokens of Part A replaced by `[dBLOCK]`, as a share of the text, taken
+            among the three on either side of each span (token objective).
         whole_words: probability that the token spans of a text are widened to whole words,
             as blanks in real texts are. The published models were trained without.
     """
@@ -50,7 +55,9 @@ class Objectives:
     mean_span: float = 3.0
     document_min_ratio: float = 0.25
     document_infill: float = 0.5
+    single_span: float = 0.0
     input_noise: float = 0.0
+    context_noise: float = 0.0
     whole_words: float = 0.0
 
     def __post_init__(self) -> None:
@@ -62,7 +69,9 @@ class Objectives:
             "sentence_ratio",
             "document_min_ratio",
             "document_infill",
+            "single_span",
             "input_noise",
+            "context_noise",
             "whole_words",
         ):
             if not 0 <= getattr(self, name) <= 1:
@@ -85,182 +94,169 @@ def _length_table(mean: float) -> NDArray[np.float64]:
     return np.asarray(np.cumsum(weights) / weights.sum())
 
 
-def span_lengths(rng: Generator, total: int, mean: float = 3.0) -> Ids:
-    """Lengths drawn until they add up to at least `total`, in random order."""
+@dataclass(frozen=True)
+class Spans:
+    """Spans of R texts, K in all, text by text and in text order.
+
+    Attributes:
+        owner: [K] the text each span lies in.
+        starts, ends: [K] its bounds within that text.
+    """
+
+    owner: Ids
+    starts: Ids
+    ends: Ids
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    @classmethod
+    def merged(cls, parts: list[Spans]) -> Spans:
+        """The spans of different texts, brought into order."""
+        owner, starts, ends = (
+            np.concatenate([np.empty(0, np.int64), *(getattr(p, n) for p in parts)])
+            for n in ("owner", "starts", "ends")
+        )
+        order = np.argsort(owner, kind="stable")
+        return cls(owner[order], starts[order], ends[order])
+
+    def keep(self, chosen: Flags) -> Spans:
+        """The spans where `chosen` [K] is True."""
+        return Spans(self.owner[chosen], self.starts[chosen], self.ends[chosen])
+
+
+def draw_lengths(rng: Generator, texts: int, total: int, mean: float = 3.0) -> Ids:
+    """[texts, D] span lengths, as many for each text as add up to at least `total`."""
     table = _length_table(mean)
-    drawn = np.empty(0, np.int64)
-    while drawn.sum() < total:
-        more = np.searchsorted(table, rng.random(max(4, total // 2)), side="right") + 1
-        drawn = np.concatenate([drawn, more])
-    count = int(np.searchsorted(np.cumsum(drawn), total)) + 1
-    return rng.permutation(drawn[:count])
+    out = np.empty((texts, 0), np.int64)
+    while not out.size or out.sum(axis=1).min() < total:
+        # Nearly always enough at once: lengths are at least 1 and `mean` on average.
+        width = min(total, int(1.2 * total / max(1.0, mean)) + 12)
+        more = np.searchsorted(table, rng.random((texts, width)), side="right") + 1
+        out = np.concatenate([out, more], axis=1)
+        if not texts:
+            break
+    return out
 
 
-def place_spans(rng: Generator, lengths: Ids, room: int) -> Ids:
-    """Starts of spans inside `room` tokens, in order, at least one token apart.
+def token_spans(
+    rng: Generator, rooms: Ids, totals: Ids, *, mean: float = 3.0, drawn: Ids | None = None, single: Flags | None = None
+) -> Spans:
+    """Short spans: as many lengths as are needed for `totals` tokens, where they fit.
+
+    Args:
+        rooms: [R] tokens of each text.
+        totals: [R] tokens to blank out, at least; at least one span is drawn.
+        mean: of the Poisson distribution of the lengths.
+        drawn: lengths to use (`draw_lengths`), if they have been drawn already.
+        single: [R] bool, one span only.
+
+    Returns:
+        Spans; a text with no room for its first span has none. Neighbours are at least one
+        token apart.
+    """
+    totals = np.maximum(totals, 1)
+    if drawn is None:
+        drawn = draw_lengths(rng, len(rooms), int(totals.max(initial=1)), mean)
+    sums = np.cumsum(drawn, axis=1)
+    counts = 1 + (sums < totals[:, None]).sum(axis=1)
+    if single is not None:
+        counts = np.where(single, 1, counts)
+    fitting = (sums + np.arange(drawn.shape[1]) <= rooms[:, None]).sum(axis=1)
+    counts = np.minimum(counts, fitting)
+    width = int(counts.max(initial=0))
+    used = np.arange(width) < counts[:, None]
+    lengths = np.where(used, drawn[:, :width], 0)
+    # The last length drawn tends to be a long one: mix them.
+    order = np.argsort(np.where(used, rng.random(used.shape), 2.0), axis=1)
+    lengths = np.take_along_axis(lengths, order, axis=1)
+    starts = place_spans(rng, lengths, counts, rooms)[used]
+    owner = np.repeat(np.arange(len(rooms)), counts)
+    return Spans(owner, starts, starts + lengths[used])
+
+
+def place_spans(rng: Generator, lengths: Ids, counts: Ids, rooms: Ids) -> Ids:
+    """Starts of spans inside `rooms` tokens, in order, at least one token apart.
 
     The published rule: one uniform draw per span, sorted, from the positions that are
     free once spans and gaps are taken away.
-    """
-    count = len(lengths)
-    free = room - int(lengths.sum()) - (count - 1)
-    offsets = np.sort(rng.integers(0, free + 1, size=count))
-    return np.asarray(offsets + np.cumsum(lengths) - lengths + np.arange(count))
 
-
-def token_spans(rng: Generator, first: int, last: int, total: int, *, mean: float = 3.0) -> tuple[Ids, Ids] | None:
-    """Short spans inside `tokens[first:last]`, at least `total` tokens of them.
+    Args:
+        lengths: [R, C], the first `counts` of each row; 0 after them.
+        counts: [R].
+        rooms: [R].
 
     Returns:
-        starts and ends in text order, or None if not even one span fits.
+        [R, C], meaningful where `lengths` is.
     """
-    room = last - first
-    lengths = span_lengths(rng, max(1, total), mean)
-    while len(lengths) and int(lengths.sum()) + len(lengths) - 1 > room:
-        lengths = lengths[:-1]
-    if not len(lengths):
-        return None
-    starts = first + place_spans(rng, lengths, room)
-    return starts, starts + lengths
+    free = rooms - lengths.sum(axis=1) - (counts - 1)
+    index = np.arange(lengths.shape[1])
+    drawn = (rng.random(lengths.shape) * (free + 1)[:, None]).astype(np.int64)
+    drawn[index >= counts[:, None]] = np.iinfo(np.int64).max // 2
+    return np.sort(drawn, axis=1) + np.cumsum(lengths, axis=1) - lengths + index
 
 
-def widen_to_words(starts: Ids, ends: Ids, inside: NDArray[np.bool_]) -> tuple[Ids, Ids]:
-    """Spans widened to whole words; spans that then overlap become one.
+def widen_to_words(spans: Spans, inside: Callable[[Ids, Ids], Flags]) -> Spans:
+    """Spans widened to whole words; spans of a text that then overlap become one.
 
     Args:
-        inside: [n] bool, True where a token continues the word of the one before it.
+        inside: for texts and positions in them, whether the token there continues the word
+            of the one before it; False at and beyond the bounds of the text.
     """
-    n = len(inside)
-    index = np.arange(n + 1)
-    edge = np.append(~inside, True)
-    edge[0] = True
-    before = np.maximum.accumulate(np.where(edge, index, 0))
-    after = np.minimum.accumulate(np.where(edge, index, n)[::-1])[::-1]
-    starts, ends = before[starts], after[ends]
-    first = np.append(True, starts[1:] >= ends[:-1])
-    return starts[first], np.maximum.reduceat(ends, np.flatnonzero(first))
-
-
-def sentence_bounds(ends: NDArray[np.bool_], first: int, last: int, *, closed: bool) -> tuple[Ids, Ids]:
-    """Starts and ends of the sentences in `tokens[first:last]`: runs up to a sentence end.
-
-    Args:
-        ends: [n] bool, True where a token ends a sentence. Of several in a row (`?!`, or a
-            stop and a newline) only the last closes the sentence.
-        closed: a last run without sentence end is dropped (the text goes on elsewhere).
-    """
-    inside = ends[first:last]
-    closes = inside.copy()
-    closes[:-1] &= ~inside[1:]
-    stops = first + np.flatnonzero(closes) + 1
-    if not closed and (not len(stops) or stops[-1] < last):
-        stops = np.append(stops, last)
-    starts = np.concatenate([[first], stops[:-1]]) if len(stops) else np.empty(0, np.int64)
-    return starts.astype(np.int64), stops.astype(np.int64)
+    owner, starts, ends = spans.owner, spans.starts.copy(), spans.ends.copy()
+    for bounds, step in ((starts, -1), (ends, 1)):
+        moving = np.arange(len(spans))
+        while len(moving := moving[inside(owner[moving], bounds[moving])]):
+            bounds[moving] += step
+    first = np.ones(len(spans), np.bool_)
+    first[1:] = (owner[1:] != owner[:-1]) | (starts[1:] >= ends[:-1])
+    begins = np.flatnonzero(first)
+    return Spans(owner[begins], starts[begins], np.maximum.reduceat(ends, begins) if len(begins) else ends)
 
 
 def sentence_spans(
-    rng: Generator, ends: NDArray[np.bool_], first: int, last: int, total: int
-) -> tuple[Ids, Ids] | None:
-    """Whole sentences in random choice until they add up to `total` tokens; None if nothing would be left."""
-    starts, stops = sentence_bounds(ends, first, last, closed=False)
-    order = rng.permutation(len(starts))
-    sizes = (stops - starts)[order]
-    count = int(np.searchsorted(np.cumsum(sizes), max(1, total))) + 1
-    if count >= len(starts):
-        return None
-    chosen = np.sort(order[:count])
-    return starts[chosen], stops[chosen]
-
-
-class SampleMaker:
-    """Turns a text into a laid-out sample under a mixture of objectives.
+    rng: Generator, owner: Ids, starts: Ids, stops: Ids, totals: Ids, *, most: int | None = None
+) -> tuple[Spans, Flags]:
+    """Whole sentences in random choice until they add up to `totals` tokens.
 
     Args:
-        tokenizer: gives the blank and marker ids and the sentence ends.
-        objectives: the mixture.
+        owner, starts, stops: [Q] the sentences of all texts, text by text and in text order.
+        totals: [R] tokens to blank out, at least; at least one sentence is taken.
+        most: sentences taken from a text at most.
+
+    Returns:
+        The spans, and [R] bool: False where nothing of the text would be left, or it has no
+        sentence; such a text has no spans.
     """
+    texts = len(totals)
+    counts = np.bincount(owner, minlength=texts)
+    first = starts_of(counts)
+    order = np.lexsort((rng.random(len(owner)), owner))
+    sizes = (stops - starts)[order]
+    before = np.cumsum(sizes) - sizes  # owners stand together and keep their places in `order`
+    before -= before[first[owner]] if len(owner) else before
+    taken = before < np.maximum(totals, 1)[owner]
+    if most is not None:
+        taken &= np.arange(len(owner)) - first[owner] < most
+    found = np.bincount(owner, weights=taken, minlength=texts) < counts
+    chosen = np.sort(order[taken & found[owner]])
+    return Spans(owner[chosen], starts[chosen], stops[chosen]), found
 
-    def __init__(self, tokenizer: Tokenizer, objectives: Objectives) -> None:
-        self.objectives = objectives
-        self.markers: Markers = tokenizer.markers
-        self.cls, self.eos = tokenizer.cls, tokenizer.eos
-        kinds = [BlankKind.MASK]
-        kinds += [BlankKind.SMASK] if objectives.sentence else []
-        kinds += [BlankKind.GMASK] if objectives.document else []
-        self.blank_ids = {kind: tokenizer.blank_id(kind) for kind in kinds}
-        self.noise = tokenizer.special.get("dblock", -1)
-        if objectives.input_noise and self.noise < 0:
-            raise OptionError("input_noise needs a vocabulary with [dBLOCK]")
-        self.sentence_ends = tokenizer.sentence_ends
-        if objectives.whole_words:
-            self._goes_on, self._continues = tokenizer.word_joins
 
-    def choose(self, rng: Generator) -> str:
-        """An objective, drawn from the mixture."""
-        u = rng.random()
-        if u < self.objectives.token:
-            return "token"
-        return "sentence" if u < self.objectives.token + self.objectives.sentence else "document"
+def document_spans(
+    rng: Generator, lengths: Ids, closed: Flags, in_the_middle: Flags, *, min_ratio: float = 0.25
+) -> Spans:
+    """One long span per text: its middle, or its end.
 
-    def __call__(
-        self, rng: Generator, tokens: Ids, objective: str, *, ends_document: bool
-    ) -> tuple[Layout, str] | None:
-        """Lay out one text.
-
-        Args:
-            tokens: [n] ids of a text, without special tokens.
-            objective: "token", "sentence" or "document". A text in which no sentence can
-                be blanked out without taking all of it falls back to "token".
-            ends_document: the text goes up to the end of its document.
-
-        Returns:
-            The layout and the objective used; None if the text is too short for any span.
-        """
-        if objective == "document":
-            return self._document(rng, tokens, ends_document=ends_document)
-        text = np.concatenate([[self.cls], tokens, [self.eos]])
-        first, last = 1, len(text) - 1
-        if objective == "sentence":
-            ends = np.zeros(len(text), np.bool_)
-            ends[first:last] = self.sentence_ends[tokens]
-            spans = sentence_spans(rng, ends, first, last, int(self.objectives.sentence_ratio * len(text)))
-            if spans is not None:
-                return self._lay_out(rng, text, spans, BlankKind.SMASK), "sentence"
-        spans = token_spans(
-            rng, first, last, int(self.objectives.token_ratio * len(text)), mean=self.objectives.mean_span
-        )
-        if spans is None or len(tokens) < 2:
-            return None
-        if self.objectives.whole_words and rng.random() < self.objectives.whole_words:
-            inside = np.append(False, self._goes_on[text[:-1]] & self._continues[text[1:]])
-            spans = widen_to_words(*spans, inside)
-        layout = self._lay_out(rng, text, spans, BlankKind.MASK)
-        if self.objectives.input_noise:
-            self._add_noise(rng, layout)
-        return layout, "token"
-
-    def _lay_out(self, rng: Generator, text: Ids, spans: tuple[Ids, Ids], kind: BlankKind) -> Layout:
-        order = rng.permutation(len(spans[0]))
-        return blank_out(text, *spans, self.blank_ids[kind], self.markers, order=order)
-
-    def _add_noise(self, rng: Generator, layout: Layout) -> None:
-        part_b = np.arange(len(layout)) >= layout.separator
-        hit = part_b & (layout.block_position_ids > 1) & (rng.random(len(layout)) < self.objectives.input_noise)
-        layout.input_ids[hit] = self.noise
-
-    def _document(self, rng: Generator, tokens: Ids, *, ends_document: bool) -> tuple[Layout, str] | None:
-        if len(tokens) < 3:
-            return None
-        infill = rng.random() < self.objectives.document_infill
-        text = np.concatenate([[self.cls], tokens, [self.eos] if infill or ends_document else []]).astype(np.int64)
-        n = len(text)
-        longest = n - 2 if infill else n - 1
-        size = int(
-            rng.integers(min(max(1, int(self.objectives.document_min_ratio * n)), longest), longest, endpoint=True)
-        )
-        # At the end the text closes itself (or goes on elsewhere); in the middle eop closes the span.
-        start = 1 + int(rng.integers(0, n - 2 - size, endpoint=True)) if infill else n - size
-        bounds = np.array([start]), np.array([start + size])
-        layout = blank_out(text, *bounds, self.blank_ids[BlankKind.GMASK], self.markers, ends_with_eop=infill)
-        return layout, "document"
+    Args:
+        lengths: [R] tokens of each text, `[CLS]` and end token included; at least 4.
+        closed: [R] whether the text has an end token, which a span in the middle spares.
+        in_the_middle: [R] else the span reaches up to the end of the text.
+        min_ratio: shortest span as a share of the text; lengths are uniform up to the whole.
+    """
+    longest = np.where(in_the_middle, lengths - 2, lengths - 1)
+    shortest = np.minimum(np.maximum(1, (min_ratio * lengths).astype(np.int64)), longest)
+    sizes = rng.integers(shortest, longest + 1)
+    last = lengths - closed - sizes  # the last place a span in the middle may start at
+    starts = np.where(in_the_middle, rng.integers(1, np.maximum(last, 1) + 1), lengths - sizes)
+    return Spans(np.arange(len(lengths)), starts, starts + sizes)

@@ -1,38 +1,46 @@
-"""Training batches as a function of the step number alone.
+"""Training batches as a function of their number alone.
 
-    sources -> draw a source -> draw a document -> cut a window -> blank out -> fill rows
+    sources -> documents -> windows that fill rows -> spans -> layouts -> rows
 
-Batch `step` is drawn from a generator seeded with (seed, step), so a resumed run sees the
-same data as one that never stopped, whatever the number of workers, and nothing about the
-data needs saving. Documents are drawn in proportion to their length, as the published
-code does. Rows are filled with windows cut to size, so that little is padding.
+Batch `number` is drawn from a generator seeded with (seed, number), so a resumed run sees
+the same data as one that never stopped, whatever the number of workers, and nothing about
+the data needs saving. Documents are drawn in proportion to their length, as the published
+code does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Protocol
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..blanks import Batch, Ids, Layout, place
+from ..batches import Batch, place
+from ..blanks import Layout
 from ..errors import DataError, OptionError
+from .rows import SHORTEST_CUT, FilledRows, RowFiller, too_short
+from .samples import OBJECTIVE_NAMES, SampleMaker
 from .shards import Shard
-from .spans import SampleMaker
 
-OBJECTIVE_NAMES = ("token", "sentence", "document")
-TRIES = 10_000  # samples in a row that come to nothing before the corpus is given up
-SHORTEST_WINDOW = 16  # tokens; what is left of a row below this stays padding
+__all__ = ["OBJECTIVE_NAMES", "BatchStream", "Corpus", "Source", "TrainingBatch"]
+
+
+class Corpus(Protocol):
+    """Tokenised documents: all of a prepared corpus, or those of a text stream that are at hand."""
+
+    def at(self, number: int) -> Shard:
+        """The documents that batch `number` is drawn from."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One prepared corpus and how often to draw from it."""
+    """One corpus and how often to draw from it."""
 
     name: str
-    shard: Shard
+    shard: Corpus
     weight: float
 
 
@@ -51,9 +59,7 @@ class BatchStream:
         sources: corpora with weights.
         maker: blanks out and lays out.
         rows, length: B and S of a batch.
-        short_probability: probability that a window is cut short, to a length uniform
-            between `SHORTEST_WINDOW` and the full one, so that the model also meets short
-            texts.
+        short_probability: share of the rows that hold short texts; see `RowFiller`.
         seed: of all draws.
 
     Raises:
@@ -72,93 +78,44 @@ class BatchStream:
         seed: int = 0,
     ) -> None:
         if not sources:
-            raise DataError("no training data: name at least one prepared shard")
-        if rows < 1 or length < 2 * SHORTEST_WINDOW:
-            raise OptionError(f"a batch needs at least one row of {2 * SHORTEST_WINDOW} tokens, not {rows} x {length}")
+            raise DataError("no training data: name at least one corpus")
+        if rows < 1 or length < SHORTEST_CUT:
+            raise OptionError(f"a batch needs at least one row of {SHORTEST_CUT} tokens, not {rows} x {length}")
         if min(source.weight for source in sources) <= 0:
             raise OptionError("weights of sources must be above 0")
-        self.sources, self.maker = list(sources), maker
+        self.sources, self.maker, self.seed = list(sources), maker, seed
         self.rows, self.length = rows, length
-        self.short_probability, self.seed = short_probability, seed
+        self._filler = RowFiller(maker, rows=rows, length=length, short_probability=short_probability)
         weights = np.array([source.weight for source in sources], np.float64)
         self._cumulative = np.cumsum(weights / weights.sum())
 
-    def batch(self, step: int) -> TrainingBatch:
-        """The batch of this step; the same for the same step, always."""
-        layouts: list[Layout] = []
-        names: list[str] = []
-        rows: list[list[int]] = []
-        for row in self.rows_of_samples(step):
-            rows.append(list(range(len(layouts), len(layouts) + len(row))))
-            layouts += [layout for layout, _ in row]
-            names += [objective for _, objective in row]
-        batch = place(layouts, rows, self.length, self.maker.eos)
-        return TrainingBatch(batch, self._objectives(batch, names))
-
-    def rows_of_samples(self, step: int) -> Iterator[list[tuple[Layout, str]]]:
-        """The samples of this step's rows, each with its objective.
+    def batch(self, number: int) -> TrainingBatch:
+        """The batch of this number; the same for the same number, always.
 
         Raises:
             DataError: the documents are too short to cut a span from any of them.
         """
-        rng = np.random.default_rng([self.seed, step])
-        for _ in range(self.rows):
-            row: list[tuple[Layout, str]] = []
-            free, failed = self.length, 0
-            while free >= 2 * SHORTEST_WINDOW:
-                made = self._sample(rng, free)
-                if made is None:
-                    failed += 1
-                    if failed == TRIES:
-                        names = ", ".join(source.name for source in self.sources)
-                        raise DataError(f"the documents of {names} are too short: no span can be cut from them")
-                    continue
-                failed = 0
-                row.append(made)
-                free -= len(made[0])
-            yield row
+        rng = np.random.default_rng([self.seed, number])
+        filled = self._filled(rng, number)
+        layouts = self.maker.lay_out(rng, filled.windows, filled.blanked)
+        bounds = np.searchsorted(filled.row, np.arange(self.rows + 1)).tolist()
+        rows = [range(a, b) for a, b in pairwise(bounds)]
+        batch = place(layouts, rows, self.length, self.maker.eos)
+        objectives = np.full(batch.input_ids.shape, -1, np.int8)
+        objectives[batch.used_mask] = np.repeat(filled.blanked.objectives, layouts.lengths)
+        return TrainingBatch(batch, objectives)
 
-    def _objectives(self, batch: Batch, names: Sequence[str]) -> NDArray[np.int8]:
-        number = {name: i for i, name in enumerate(OBJECTIVE_NAMES)}
-        out = np.full(batch.input_ids.shape, -1, np.int8)
-        for r, row in enumerate(batch.placed):
-            table = np.array([number[names[i]] for i in row] + [-1], np.int8)  # NO_DOCUMENT picks the last
-            out[r] = table[batch.documents[r]]
-        return out
+    def rows_of_samples(self, number: int) -> Iterator[list[tuple[Layout, str]]]:
+        """The samples of this batch's rows, each with its objective; errors as in `batch`."""
+        rng = np.random.default_rng([self.seed, number])
+        filled = self._filled(rng, number)
+        layouts = self.maker.lay_out(rng, filled.windows, filled.blanked)
+        names = [OBJECTIVE_NAMES[i] for i in filled.blanked.objectives]
+        for _, row in groupby(zip(filled.row.tolist(), layouts, names, strict=True), key=lambda item: item[0]):
+            yield [(layout, name) for _, layout, name in row]
 
-    def _sample(self, rng: Generator, free: int) -> tuple[Layout, str] | None:
-        source = self.sources[int(np.searchsorted(self._cumulative, rng.random(), side="right"))]
-        objective = self.maker.choose(rng)
-        # Every span costs two more tokens (its blank and its sop); leave room for them.
-        options = self.maker.objectives
-        overhead = 1 + 2 * options.token_ratio / options.mean_span if objective != "document" else 1.0
-        room = int((free - 8) / (overhead * 1.02))
-        if rng.random() < self.short_probability:
-            room = int(rng.integers(SHORTEST_WINDOW, max(room, SHORTEST_WINDOW), endpoint=True))
-        tokens, ends_document = self._window(rng, source.shard, room)
-        made = self.maker(rng, tokens, objective, ends_document=ends_document)
-        while made is not None and len(made[0]) > free:
-            tokens, ends_document = tokens[: len(tokens) * 9 // 10], False
-            made = self.maker(rng, tokens, objective, ends_document=ends_document)
-        return made
-
-    def _window(self, rng: Generator, shard: Shard, room: int) -> tuple[Ids, bool]:
-        """At most `room` tokens of a document, begun at a sentence start where one is near."""
-        where = int(rng.integers(0, shard.bounds[-1]))
-        tokens = shard.document(int(np.searchsorted(shard.bounds, where, side="right")) - 1)
-        if len(tokens) <= room:
-            return tokens, True
-        start = int(rng.integers(0, len(tokens) - room, endpoint=True))
-        ends = self.maker.sentence_ends
-        if start:
-            before = np.flatnonzero(ends[tokens[max(0, start - room // 2) : start]])
-            start = start - min(start, room // 2) + int(before[-1]) + 1 if len(before) else start
-            if start + room // 2 > len(tokens):
-                start = len(tokens) - room
-        window = tokens[start : start + room]
-        if start + room >= len(tokens):
-            return window, True
-        stops = np.flatnonzero(ends[window])
-        if len(stops) and stops[-1] + 1 >= room // 2:
-            window = window[: stops[-1] + 1]
-        return window, False
+    def _filled(self, rng: np.random.Generator, number: int) -> FilledRows:
+        filled = self._filler.fill(rng, [source.shard.at(number) for source in self.sources], self._cumulative)
+        if filled is None:
+            raise too_short([source.name for source in self.sources])
+        return filled

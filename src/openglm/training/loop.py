@@ -1,198 +1,337 @@
-"""The training loop: batches in, a model folder out; resumes where it stopped.
+"""The training loop: what pretraining and fine-tuning share.
 
-Every update depends on the recipe, the data and the update's number alone, so a run that
-was killed and resumed gives the numbers of one that never stopped.
+    number -> batch -> module -> losses -> gradient -> guard -> update -> report, state
+
+The loop asks a task for three things: a module that turns a batch into the sum of its
+losses, a function from the number of a batch to the batch, and a look at how good the
+weights are now and then. Every update is a function of the recipe, the data and its number,
+whatever the number of processes and workers; dropout too is seeded by the number of the
+batch. A run that was killed and resumed therefore gives the numbers of one that never stopped.
+
+Knows nothing about text, objectives, or files other than states.
 """
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from ..checkpoints.native import save_model
 from ..errors import TrainingError
-from ..model import GLMModel
-from ..pretraining.spans import SampleMaker
-from ..pretraining.stream import OBJECTIVE_NAMES, BatchStream, Source
-from ..tokenizer import Tokenizer
-from .evaluate import validation_losses
-from .initialise import start_from_neighbours
-from .optim import build_optimizers, rate_factor, set_rate
-from .recipe import Recipe
-from .state import load_state, save_state
-from .step import forward_losses
-
-SKIPS_ALLOWED = 20  # updates in a row with a non-finite gradient before the run stops
+from .guard import Guard
+from .loader import Numbers, draw
+from .meter import Meter
+from .optim import OptimizerOptions, build_optimizers, clip_gradients, rate_factor, set_rate
+from .options import LoopOptions
+from .parallel import Processes
+from .report import Report
+from .state import load_state, save_state, states
+from .state_formats import Meta
+from .trouble import explained
 
 
-class Trainer:
-    """One pretraining run.
+class LoopBatch(Protocol):
+    """What the loop asks of a batch; `step.StepBatch` is one.
+
+    Attributes:
+        counts: how many losses there are in each group.
+        tokens, positions: how many positions hold a token, and how many there are.
+    """
+
+    @property
+    def counts(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
+    @property
+    def positions(self) -> int: ...  # noqa: D102
+
+    def to(self, device: torch.device) -> Any:
+        """What the module takes, on its device."""
+
+    def pin_memory(self) -> Any:
+        """The batch in memory from which a GPU copies on its own."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what.
+
+    Attributes:
+        module: batch on the device -> the sum of its losses, differentiable, and the sums in
+            each group, [G]. Weights that are spread over processes are gathered for its calls.
+        model: the part of the module whose weights are trained and saved.
+        layers: the parts of the model that are alike; compiled, and gathered, one by one.
+        batch: number of a micro-batch -> the batch; the same for the same number, always.
+        groups: names of the groups of losses, reported as `loss/NAME`.
+        identity: plain values that a state must agree on to be resumed from.
+        describe: number of a micro-batch -> how large it is, in words.
+        flops: (number of a micro-batch, share of its positions that have a loss) -> FLOPs per
+            position of a whole update, for the report.
+        evaluate: called with the number of updates done, every `evaluate_every` of them and
+            after the last, in evaluation mode and without gradients.
+    """
+
+    module: nn.Module
+    model: nn.Module
+    layers: Sequence[nn.Module]
+    batch: Callable[[int], LoopBatch]
+    groups: tuple[str, ...]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    describe: Callable[[int], str] = "number {}".format
+    flops: Callable[[int, float], float] | None = None
+    evaluate: Callable[[int], None] | None = None
+
+
+class Loop:
+    """Trains.
 
     Args:
-        recipe: model, objectives, optimizer, run options.
-        tokenizer: must fit the model's vocabulary.
-        train, valid: prepared corpora.
-        output: folder for states, the log `log.jsonl` and the finished model (`model/`).
-        device: where to compute.
+        task, options, optimizer: see there.
+        folder: of states.
+        processes: of this run.
+        report: where numbers go; None in all processes but the first.
+
+    Attributes:
+        done: updates so far, those left out by the guard included.
+        tokens_seen: positions that held a token, in all of them.
 
     Raises:
-        TrainingError: the vocabulary does not fit the model, or the batches its context.
+        TrainingError: the processes cannot share out the batches of an update.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        tokenizer: Tokenizer,
-        train: Sequence[Source],
-        valid: Sequence[Source],
-        output: Path,
+        task: Task,
+        options: LoopOptions,
+        optimizer: OptimizerOptions,
+        folder: Path,
         *,
-        device: str = "cpu",
+        processes: Processes,
+        report: Report | None = None,
     ) -> None:
-        if tokenizer.num_tokens > recipe.model.vocab_size:
+        if options.accumulate % processes.count:
+            fitting = -(-options.accumulate // processes.count) * processes.count
             raise TrainingError(
-                f"the vocabulary has {tokenizer.num_tokens} tokens, the model only {recipe.model.vocab_size} rows; "
-                f"set model.vocab_size to {-(-tokenizer.num_tokens // 128) * 128}"
+                f"the {options.accumulate} batches of an update (run.accumulate) cannot be shared out among "
+                f"{processes.count} processes; set run.accumulate to {fitting}, or use another number of processes"
             )
-        longest = max(stage.length for stage in recipe.run.stages)
-        if longest > recipe.model.max_sequence_length:
-            raise TrainingError(
-                f"batches of length {longest} exceed model.max_sequence_length {recipe.model.max_sequence_length}"
-            )
-        self.recipe, self.tokenizer, self.valid, self.output = recipe, tokenizer, list(valid), output
-        torch.manual_seed(recipe.run.seed)
-        self.model = GLMModel(recipe.model)
-        if recipe.run.neighbour_start:
-            start_from_neighbours(self.model)
-        self.model.to(device)
-        self.optimizers = build_optimizers(self.model, recipe.optimizer)
-        maker = SampleMaker(tokenizer, recipe.objectives)
-        self.streams = {
-            stage: BatchStream(
-                train,
-                maker,
-                rows=stage.rows,
-                length=stage.length,
-                short_probability=recipe.run.short_probability,
-                seed=recipe.run.seed,
-            )
-            for stage in recipe.run.stages
-        }
-        self.done = 0
-        self.tokens_seen = 0
-        self._skipped = 0
-        self._stop = False
+        self.task, self.options, self.optimizer = task, options, optimizer
+        self.folder, self.processes, self.report = folder, processes, report
+        if options.compile:
+            compile_layers(task.layers)
+        processes.share_out(task.module, task.layers)
+        self.optimizers = build_optimizers(task.model, optimizer)
+        self.guard, self.meter = Guard(options.spike), Meter(task.groups)
+        self.done, self.tokens_seen = 0, 0
+        self._stop, self._deadline = False, float("inf")
 
-    def run(self, *, stop_at: int | None = None) -> bool:
-        """Train to the end of the recipe (or to update `stop_at`); True if it is finished.
+    def run(self, *, stop_at: int | None = None, deadline: float | None = None) -> bool:
+        """Resume if there is a state, and train to the end; True if it was reached.
 
-        SIGINT and SIGTERM finish the current update, save and return False.
+        SIGINT and SIGTERM to any of the processes finish the current update, save and return False.
+
+        Args:
+            stop_at: make no more than so many updates in all.
+            deadline: begin no update after this reading of `time.monotonic`.
         """
-        run = self.recipe.run
-        self.output.mkdir(parents=True, exist_ok=True)
-        restored = load_state(self.output, self.model, self.optimizers)
+        options, processes = self.options, self.processes
+        end = options.steps if stop_at is None else min(stop_at, options.steps)
+        self._deadline = float("inf") if deadline is None else deadline
+        self.resume()
+        numbers = Numbers(self.done, end, options.accumulate, processes.rank, processes.count)
+        pin = processes.device.type == "cuda"
+        stream = draw(self.task.batch, numbers, workers=options.workers, pin=pin)
+        with self._signals_caught():
+            self.task.module.train()
+            self.meter.start_clock()
+            while self.done < end and self._update([next(stream) for _ in numbers.of(self.done)]):
+                self._after_update(end)
+            stream.close()
+            if self.done < end:
+                self.save()
+                self._note("stopped", "the state is saved; the same command goes on from here")
+        return self.done >= options.steps
+
+    # --- updates -----------------------------------------------------------------------
+
+    def _update(self, batches: Sequence[LoopBatch]) -> bool:
+        """Make the next update, of which these batches are this process's share.
+
+        False, and nothing done, if any process was asked to stop.
+        """
+        stop = self._stop or time.monotonic() > self._deadline
+        mine = [sum(column) for column in zip(*(batch.counts for batch in batches), strict=True)]
+        sizes = [sum(batch.tokens for batch in batches), sum(batch.positions for batch in batches)]
+        # One exchange on the host tells everyone how large the whole update is, and whether to stop.
+        stops, tokens, positions, *counts = self.processes.sum([float(stop), *sizes, *mine])
+        if stops:
+            return False
+        number = self.options.accumulate * self.done + self.processes.rank
+        with explained(self.done + 1, self.task.describe(number), self.processes.device, self.options):
+            sums, norm = self._gradient(number, batches, max(1.0, sum(counts)))
+            reason = self.guard.judge(sum(sums) / max(1.0, sum(counts)), norm)
+            set_rate(self.optimizers, rate_factor(self.done, self.options.steps, self.optimizer))
+            for optimizer in self.optimizers:
+                if not reason:
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        self.tokens_seen += int(tokens)
+        self.meter.add(sums, counts, norm, positions, left_out=bool(reason))
+        if reason:
+            self._note("skipped", reason)
+            self.guard.check(self.done, reason, self._remedy())
+        return True
+
+    def _gradient(self, number: int, batches: Sequence[LoopBatch], count: float) -> tuple[list[float], float]:
+        """Leave the clipped gradient of the mean loss of the whole update in the weights.
+
+        Args:
+            number: of the first of `batches`, which are this process's.
+            count: losses in the whole update.
+
+        Returns:
+            The sums of its losses in each group, and the norm of the gradient before clipping.
+        """
+        parts: list[Tensor] = []
+        for index, batch in enumerate(batches):
+            torch.manual_seed(dropout_seed(self.options.seed, number + index * self.processes.count))
+            total, sums = self.task.module(batch.to(self.processes.device))
+            (total / count).backward()
+            parts.append(sums)
+        norm = clip_gradients(self.task.model.parameters(), self.optimizer.clip)
+        found = torch.stack(parts).sum(0)
+        # The one moment of an update at which the host waits for the device.
+        *values, norm_value = torch.cat([found, norm.reshape(1).to(found)]).tolist()
+        # The first process's norm counts, so that all judge alike.
+        *all_sums, norm_value = self.processes.sum([*values, norm_value if self.processes.first else 0.0])
+        return all_sums, norm_value
+
+    def _after_update(self, end: int) -> None:
+        options, done = self.options, self.done
+        if self.report is not None:
+            self.report.advance(done)
+        if done % options.log_every == 0 or done == end:
+            self._log()
+        if self.task.evaluate is not None and (done % options.evaluate_every == 0 or done == options.steps):
+            self.task.module.eval()
+            with torch.no_grad(), self.meter.clock_stopped():
+                self.task.evaluate(done)
+            self.task.module.train()
+        # While updates are left out, states do not take the place of those from before.
+        if done == end or (done % options.save_every == 0 and not self.guard.left_out):
+            with self.meter.clock_stopped():
+                self.save()
+
+    def _log(self) -> None:
+        flops = None
+        if self.task.flops is not None:
+            last = self.options.accumulate * (self.done - 1)
+            flops = self.task.flops(last, self.meter.predicted_share)
+        entry = {**self.meter.entry(), "lr": self.optimizers[0].param_groups[0]["lr"]}
+        if self.report is not None:
+            entry["tokens_seen"] = float(self.tokens_seen)
+            self.report.training(self.done, entry, flops_per_token=flops)
+
+    def _note(self, kind: str, text: str) -> None:
+        if self.report is not None:
+            self.report.note(self.done, kind, text)
+
+    def _remedy(self) -> str:
+        kept = [f"{path.name}" for _, path in states(self.folder)]
+        return f"{' or '.join(kept)} in {self.folder}" if kept else "there is no state yet, so start anew"
+
+    # --- states ------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a state; all processes call it."""
+        meta: Meta = {
+            "step": self.done,
+            "tokens_seen": self.tokens_seen,
+            "guard": self.guard.state(),
+            "meter": self.meter.state(),
+            "identity": dict(self.task.identity),
+        }
+        save_state(self.folder, self.done, self.task.model, self.optimizers, meta, self.processes)
+
+    def resume(self) -> None:
+        """Go on from the newest state in the folder, if there is one."""
+        restored = load_state(
+            self.folder,
+            self.task.model,
+            self.optimizers,
+            self.processes,
+            check=self._check_identity,
+            say=lambda text: self._note("resumed", text),
+        )
         if restored is not None:
-            self.done, self.tokens_seen = restored[0], int(restored[1]["tokens_seen"])
-        self.model.train()
-        end = run.steps if stop_at is None else min(stop_at, run.steps)
-        before = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+            path, meta = restored
+            self.done, self.tokens_seen = int(meta["step"]), int(meta["tokens_seen"])
+            self.guard.restore(meta["guard"])
+            self.meter.restore(meta["meter"])
+            self._note("resumed", f"from {path}")
+        if self.report is not None:
+            self.report.resume_at(self.done)
+
+    def _check_identity(self, path: Path, meta: Meta) -> None:
+        here, there = dict(flattened(self.task.identity)), dict(flattened(meta["identity"]))
+        for name in [*here, *there]:
+            if here.get(name) != there.get(name):
+                raise TrainingError(
+                    f"{path}: of another run: {name} was {there.get(name, 'absent')} and is {here.get(name, 'absent')} "
+                    "now; go on with the recipe and data it was begun with, or give another --output"
+                )
+
+    # --- signals -----------------------------------------------------------------------
+
+    @contextmanager
+    def _signals_caught(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread can catch signals
+            return
+        before = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            recent: list[dict[str, float]] = []
-            since = time.monotonic()
-            while self.done < end and not self._stop:
-                recent.append(self._update())
-                if self.done % run.log_every == 0 or self.done == end:
-                    now = time.monotonic()
-                    self._log_training(recent, now - since)
-                    recent, since = [], now
-                if self.valid and (self.done % run.evaluate_every == 0 or self.done == run.steps):
-                    self._log_validation()
-                    since = time.monotonic()
-                if self.done % run.save_every == 0 or self.done == end:
-                    self._save()
-            if self._stop:
-                self._save()
+            yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        finished = self.done >= run.steps
-        if finished:
-            save_model(self.output / "model", self.model, self.tokenizer, dtype=torch.bfloat16)
-        return finished
 
-    def _update(self) -> dict[str, float]:
-        run, step = self.recipe.run, self.done
-        set_rate(self.optimizers, rate_factor(step, run.steps, self.recipe.optimizer))
-        stream = self.streams[run.stage(step)]
-        batches = [stream.batch(step * run.accumulate + i) for i in range(run.accumulate)]
-        count = sum(int(b.batch.loss_mask.sum()) for b in batches)
-        sums = dict.fromkeys(OBJECTIVE_NAMES, 0.0)
-        counts = dict.fromkeys(OBJECTIVE_NAMES, 0)
-        for batch in batches:
-            total, losses, objectives = forward_losses(self.model, batch, run.precision)
-            (total / count).backward()  # type: ignore[no-untyped-call]
-            for number, name in enumerate(OBJECTIVE_NAMES):
-                mine = losses[objectives == number]
-                sums[name] += float(mine.sum())
-                counts[name] += len(mine)
-            self.tokens_seen += int((batch.objectives >= 0).sum())
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
-        if torch.isfinite(norm):
-            self._skipped = 0
-            for optimizer in self.optimizers:
-                optimizer.step()
-        else:
-            self._skipped += 1
-            if self._skipped >= SKIPS_ALLOWED:
-                raise TrainingError(
-                    f"the gradient was not finite for {self._skipped} updates in a row, up to update {step}; "
-                    "lower the learning rate and resume from the last state"
-                )
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.done += 1
-        out = {"loss": sum(sums.values()) / max(1, count), "norm": float(norm), "targets": float(count)}
-        return out | {f"loss/{n}": sums[n] / counts[n] for n in OBJECTIVE_NAMES if counts[n]}
-
-    def _log_training(self, recent: list[dict[str, float]], seconds: float) -> None:
-        keys = {key for entry in recent for key in entry}
-        mean = {k: sum(e[k] for e in recent if k in e) / sum(k in e for e in recent) for k in sorted(keys)}
-        stage = self.recipe.run.stage(self.done - 1)
-        positions = len(recent) * stage.rows * stage.length * self.recipe.run.accumulate
-        rate = self.optimizers[0].param_groups[0]["lr"]
-        self._log({"step": self.done, "lr": rate, "tokens_per_second": positions / max(seconds, 1e-9), **mean})
-
-    def _log_validation(self) -> None:
-        run = self.recipe.run
-        length = min(stage.length for stage in run.stages)
-        losses = validation_losses(
-            self.model, self.tokenizer, self.valid, rows=run.evaluation_rows, length=length, precision=run.precision
-        )
-        self._log({"step": self.done, "tokens_seen": self.tokens_seen, "validation": losses})
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        with (self.output / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
-        if "validation" in entry:
-            text = "  ".join(f"{k} {v:.3f}" for k, v in entry["validation"].items())
-            line = f"update {entry['step']}  validation  {text}"
-        else:
-            line = (
-                f"update {entry['step']}/{self.recipe.run.steps}  loss {entry['loss']:.3f}  lr {entry['lr']:.2e}  "
-                f"{entry['tokens_per_second']:,.0f} tokens/s"
-            )
-        print(line, file=sys.stderr, flush=True)
-
-    def _save(self) -> None:
-        save_state(self.output, self.done, self.model, self.optimizers, {"tokens_seen": self.tokens_seen})
-
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
+
+
+def dropout_seed(seed: int, number: int) -> int:
+    """The seed of dropout in one micro-batch: another for each, whoever computes it."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+
+
+def compile_layers(layers: Sequence[nn.Module]) -> None:
+    """Compile each layer by itself; as they are alike, that costs one compilation per shape.
+
+    Hooks, such as those that gather weights, stay outside of what is compiled.
+    """
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward, dynamic=False)
+
+
+def flattened(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested plain values as (`a.b.0`, value) pairs."""
+    if isinstance(values, Mapping):
+        items = values.items()
+    elif isinstance(values, (list, tuple)):
+        items = dict(enumerate(values)).items()
+    else:
+        yield name, values
+        return
+    for key, value in items:
+        yield from flattened(value, f"{name}.{key}" if name else str(key))

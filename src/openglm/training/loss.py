@@ -1,7 +1,7 @@
 """Cross-entropy of the tied output projection without ever holding all logits.
 
 At a vocabulary of tens of thousands the logits are the largest tensor of a training step.
-Here they exist for a few hundred tokens at a time, and their gradient is taken at once.
+Here they exist for some of the tokens at a time, and their gradient is taken at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256  # tokens whose logits exist together
+LOGITS_AT_ONCE = 1 << 27  # on a GPU, which needs large products: half a GiB of them
+
+
+def _rows_at_once(vocabulary: int, device: torch.device) -> int:
+    return max(ROWS_AT_ONCE, LOGITS_AT_ONCE // vocabulary) if device.type == "cuda" else ROWS_AT_ONCE
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -22,8 +27,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_hidden = torch.empty_like(h) if needed else None
         d_weight = torch.zeros_like(w, dtype=torch.float32) if needed else None
-        for start in range(0, len(targets), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        step = _rows_at_once(len(weight), h.device)
+        for start in range(0, len(targets), step):
+            rows = slice(start, start + step)
             logits = (h[rows] @ w.t()).float()
             target = targets[rows, None]
             losses[rows] = torch.logsumexp(logits, -1) - logits.gather(1, target)[:, 0]

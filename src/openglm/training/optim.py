@@ -1,15 +1,17 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers, learning-rate schedules, and the norm of a gradient."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import OptionError
+from .muon import Muon
 
 SCHEDULES = ("cosine", "wsd", "constant")
 OPTIMIZERS = ("muon", "adamw")
@@ -28,7 +30,9 @@ class OptimizerOptions:
         clip: largest gradient norm.
         schedule: "cosine" to `final` times the peak; "wsd": constant, then linear to
             `final` over the last `decay` share of the steps; "constant".
-        warmup: share of the steps during which the rate rises linearly from 0.
+        warmup: share of the schedule during which the rate rises linearly from 0.
+        schedule_share: share of the steps that the schedule takes; after it the rate stays
+            where the schedule ended.
     """
 
     name: str = "adamw"
@@ -42,6 +46,7 @@ class OptimizerOptions:
     warmup: float = 0.04
     decay: float = 0.3
     final: float = 0.1
+    schedule_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
@@ -50,11 +55,20 @@ class OptimizerOptions:
             raise OptionError(f"schedule {self.schedule!r} is unknown; known are {', '.join(SCHEDULES)}")
         if self.learning_rate <= 0 or self.muon_learning_rate <= 0 or self.clip <= 0:
             raise OptionError("learning rates and clip must be above 0")
-        object.__setattr__(self, "betas", tuple(self.betas))
+        if not 0 < self.schedule_share <= 1:
+            raise OptionError(f"schedule_share must be above 0 and at most 1, not {self.schedule_share}")
+        try:
+            betas = tuple(float(beta) for beta in self.betas)
+        except (TypeError, ValueError):
+            betas = ()
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise OptionError(f"betas must be two numbers, at least 0 and below 1, not {self.betas!r}")
+        object.__setattr__(self, "betas", betas)
 
 
 def rate_factor(step: int, steps: int, options: OptimizerOptions) -> float:
     """Share of the peak learning rate for update `step` of `steps`, counted from 0."""
+    steps = max(1, round(options.schedule_share * steps))
     warmup = max(1, round(options.warmup * steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -63,12 +77,15 @@ def rate_factor(step: int, steps: int, options: OptimizerOptions) -> float:
     if options.schedule == "cosine":
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         return options.final + (1 - options.final) * (1 + math.cos(math.pi * progress)) / 2
-    left = (steps - step) / max(1, round(options.decay * steps))
+    left = max(0, steps - step) / max(1, round(options.decay * steps))
     return options.final + (1 - options.final) * min(1.0, left)
 
 
 def build_optimizers(model: nn.Module, options: OptimizerOptions) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two for Muon. Each group remembers its peak rate as `peak_lr`."""
+    """One optimizer, or two for Muon. Each group remembers its peak rate as `peak_lr`.
+
+    The weights must be where they will stay, and shared out already if they are to be.
+    """
     matrices, decayed, plain = [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -83,20 +100,18 @@ def build_optimizers(model: nn.Module, options: OptimizerOptions) -> list[torch.
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=options.learning_rate, betas=options.betas, eps=options.epsilon
+            [g for g in groups if g["params"]],
+            lr=options.learning_rate,
+            betas=options.betas,
+            eps=options.epsilon,
+            fused=True if on_gpu else None,
         )
     ]
     if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices,
-                lr=options.muon_learning_rate,
-                weight_decay=options.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        optimizers.append(Muon(matrices, lr=options.muon_learning_rate, weight_decay=options.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -108,3 +123,13 @@ def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+
+
+def clip_gradients(parameters: Iterable[Tensor], largest: float) -> Tensor:
+    """Scale gradients so that their norm is at most `largest`; returns the norm before, a plain scalar.
+
+    Where weights are spread over processes it is the norm of the whole gradient.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole

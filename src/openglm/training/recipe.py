@@ -1,4 +1,4 @@
-"""A training run as data: a YAML file with one section per part that owns its options.
+"""A pretraining run as data: a YAML file with one section per part that owns its options.
 
 openglm pretrain recipes/mini.yaml --data zh=DIR --data en=DIR --output RUN
 """
@@ -6,17 +6,16 @@ openglm pretrain recipes/mini.yaml --data zh=DIR --data en=DIR --output RUN
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..config import GLMConfig
 from ..errors import OpenGLMError, TrainingError, suggest
 from ..pretraining.spans import Objectives
 from .optim import OptimizerOptions
-
-T = TypeVar("T")
+from .options import LoopOptions, override, section
 
 
 @dataclass(frozen=True)
@@ -29,45 +28,31 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """Length and bookkeeping of a run.
+class RunOptions(LoopOptions):
+    """Length and bookkeeping of a pretraining run; `LoopOptions` and what follows.
 
     Attributes:
-        steps: updates in all.
         stages: batch sizes in order; their shares sum to 1.
         short_probability: see `BatchStream`.
-        accumulate: batches per update.
-        precision: "bf16" (autocast) or "fp32".
         neighbour_start: see `training.initialise`; the published models start from noise.
-        seed: of weights, dropout and data.
-        log_every, evaluate_every, save_every: in updates.
-        evaluation_rows: rows per objective and language in an evaluation.
-        weights: source name -> weight (default 1).
+        evaluation_rows: rows per objective and source in an evaluation.
     """
 
-    steps: int = 1000
     stages: tuple[Stage, ...] = (Stage(1.0, 16, 512),)
     short_probability: float = 0.1
-    accumulate: int = 1
-    precision: str = "bf16"
     neighbour_start: bool = False
-    seed: int = 1
-    log_every: int = 20
-    evaluate_every: int = 500
-    save_every: int = 250
     evaluation_rows: int = 64
-    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        stages = tuple(s if isinstance(s, Stage) else _section(Stage, s, "run.stages") for s in self.stages)
+        super().__post_init__()
+        if not isinstance(self.stages, (list, tuple)) or not self.stages:
+            raise TrainingError(f"run.stages must be a list of stages, not {self.stages!r}")
+        stages = tuple(s if isinstance(s, Stage) else section(Stage, s, "run.stages") for s in self.stages)
         object.__setattr__(self, "stages", stages)
         if abs(sum(stage.share for stage in stages) - 1) > 1e-6:
             raise TrainingError("the shares of run.stages must sum to 1")
-        if self.precision not in ("bf16", "fp32"):
-            raise TrainingError(f"run.precision must be bf16 or fp32, not {self.precision!r}")
-        for name in ("steps", "accumulate", "log_every", "evaluate_every", "save_every", "evaluation_rows"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"run.{name} must be at least 1, not {getattr(self, name)}")
+        if self.evaluation_rows < 1:
+            raise TrainingError(f"run.evaluation_rows must be at least 1, not {self.evaluation_rows}")
 
     def stage(self, step: int) -> Stage:
         """The stage that update `step` belongs to."""
@@ -80,30 +65,103 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class CorpusOptions:
+    """Where the text of one source lies.
+
+    Attributes:
+        paths: a prepared shard folder, or text files: paths, glob patterns, folders, and
+            addresses that fsspec knows.
+        weight: how often to draw from it, beside the other sources.
+    """
+
+    paths: tuple[str, ...]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        paths = (self.paths,) if isinstance(self.paths, str) else tuple(self.paths)
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise TrainingError(f"paths of a corpus must be text, not {self.paths!r}")
+        object.__setattr__(self, "paths", paths)
+        if not self.weight > 0:
+            raise TrainingError(f"the weight of a corpus must be above 0, not {self.weight}")
+
+    @classmethod
+    def read(cls, value: Any, name: str) -> CorpusOptions:
+        """From a path, a list of paths, or a mapping with `paths` and `weight`."""
+        if isinstance(value, CorpusOptions):
+            return value
+        if isinstance(value, Mapping):
+            return section(cls, value, name)
+        if not isinstance(value, (str, list, tuple)):
+            raise TrainingError(f"{name} must be a path, a list of paths, or have `paths` and `weight`, not {value!r}")
+        return cls((value,) if isinstance(value, str) else tuple(value))
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train on. Paths are relative to the working directory.
+
+    Attributes:
+        tokenizer: folder of the vocabulary (default: that of the embedded model).
+        train, valid: name of a source -> where its text is.
+        field: of JSON Lines that holds the text.
+        hold_out: share of the training documents kept for evaluation where `valid` names
+            no source.
+        output: folder of the run (default: runs/ and the name of the recipe).
+    """
+
+    tokenizer: str | None = None
+    train: Mapping[str, CorpusOptions] = dataclasses.field(default_factory=dict)
+    valid: Mapping[str, CorpusOptions] = dataclasses.field(default_factory=dict)
+    field: str = "text"
+    hold_out: float = 0.01
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("train", "valid"):
+            given = getattr(self, part) or {}
+            if not isinstance(given, Mapping):
+                raise TrainingError(f"data.{part} must map names to paths, not {given!r}")
+            named = {str(n): CorpusOptions.read(value, f"data.{part}.{n}") for n, value in given.items()}
+            object.__setattr__(self, part, named)
+        if not 0 <= self.hold_out < 1:
+            raise TrainingError(f"data.hold_out must be at least 0 and below 1, not {self.hold_out}")
+
+
+SECTIONS: Mapping[str, Any] = {
+    "objectives": Objectives,
+    "optimizer": OptimizerOptions,
+    "run": RunOptions,
+    "data": DataOptions,
+}
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Everything that defines a run but the data and where the result goes."""
+    """Everything that defines a run."""
 
     model: GLMConfig
     objectives: Objectives
     optimizer: OptimizerOptions
     run: RunOptions
+    data: DataOptions = DataOptions()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Build from plain nested values.
 
         Raises:
-            TrainingError: an unknown section or key; the message names the nearest known one.
+            TrainingError: an unknown section or key (the message names the nearest known
+                one), or a value of the wrong type.
             OpenGLMError: a value out of range.
         """
-        parts = {"objectives": Objectives, "optimizer": OptimizerOptions, "run": RunOptions}
         for key in values:
-            if key not in parts and key != "model":
-                raise TrainingError(f"unknown section {key!r} in the recipe.{suggest(key, [*parts, 'model'])}")
+            if key not in SECTIONS and key != "model":
+                raise TrainingError(f"unknown section {key!r} in the recipe.{suggest(str(key), [*SECTIONS, 'model'])}")
         if "model" not in values:
             raise TrainingError("the recipe lacks the section `model`")
-        sections: dict[str, Any] = {n: _section(kind, values.get(n) or {}, n) for n, kind in parts.items()}
-        return cls(model=GLMConfig.from_dict(values["model"]), **sections)
+        parts = {name: section(kind, values.get(name) or {}, name) for name, kind in SECTIONS.items()}
+        return cls(model=GLMConfig.from_dict(values["model"]), **parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, ready for YAML or JSON."""
@@ -112,8 +170,11 @@ class Recipe:
         return out
 
     @classmethod
-    def read(cls, path: Path) -> Recipe:
+    def read(cls, path: Path, settings: Sequence[str] = ()) -> Recipe:
         """Read a YAML file.
+
+        Args:
+            settings: values that win over those of the file, as `run.compile=true`.
 
         Raises:
             TrainingError: not readable, not YAML, or a wrong key; the message names the file.
@@ -125,23 +186,10 @@ class Recipe:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise TrainingError(f"{path}: not a readable recipe ({error})") from error
         if not isinstance(values, dict):
-            raise TrainingError(
-                f"{path}: a recipe is a YAML mapping with the sections model, objectives, optimizer, run"
-            )
+            raise TrainingError(f"{path}: a recipe is a YAML mapping with the sections model, {', '.join(SECTIONS)}")
+        for setting in settings:
+            override(values, setting)
         try:
             return cls.from_dict(values)
         except OpenGLMError as error:
             raise TrainingError(f"{path}: {error}") from error
-
-
-def _section(kind: type[T], values: Any, name: str) -> T:
-    if not isinstance(values, Mapping):
-        raise TrainingError(f"the section {name} must be a mapping, not {values!r}")
-    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise TrainingError(f"unknown key {key!r} in {name}.{suggest(str(key), known)}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise TrainingError(f"section {name}: {error}") from error

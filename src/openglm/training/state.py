@@ -1,77 +1,206 @@
-"""Training state on disk: weights, optimizers, step and random generators of a run.
+"""Training state on disk: all that a run needs to go on as if it had never stopped.
 
-A state is one file, `state-<step>.pt`, written to a temporary name, synced and renamed;
-the newest readable one is resumed from, older ones are removed once a newer is safe.
+A state is `state-<step>.pt`, one file, or of a run of several processes `state-<step>`, a
+folder. Both hold the same tensors under the same names, so a run may go on with another
+number of processes. Both are written to a temporary name, synced and renamed; the newest
+`KEEP` are kept, and one that cannot be read is passed over for the one before.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..files import replacing
+from ..files import sync_folder
+from .parallel import Processes
+from .state_formats import (
+    Meta,
+    OpenState,
+    Shape,
+    UnreadableError,
+    open_file,
+    open_folder,
+    remove,
+    write_file,
+    write_folder,
+)
 
-_NAME = re.compile(r"state-(\d+)\.pt$")
 KEEP = 2
+UNREADABLE = "unreadable-"  # what the name of a state that was passed over begins with
+_NAME = re.compile(r"state-(\d{8,})(\.pt)?")
+
+Optimizers = Sequence[torch.optim.Optimizer]
 
 
 def states(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of the states in a run folder, newest first."""
-    found = [(int(m.group(1)), path) for path in folder.glob("state-*.pt") if (m := _NAME.search(path.name))]
+    if not folder.is_dir():
+        return []
+    found = [(int(m.group(1)), path) for path in folder.iterdir() if (m := _NAME.fullmatch(path.name))]
     return sorted(found, reverse=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a run that was killed while writing left in its folder and its model folder."""
+    for left_over in (*folder.glob(".*.part"), *folder.glob("model/.*.part")):
+        remove(left_over)
+
+
 def save_state(
-    folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], extra: dict[str, Any]
+    folder: Path, step: int, model: nn.Module, optimizers: Optimizers, meta: Meta, processes: Processes
 ) -> Path:
-    """Write the state after update `step`, then drop all but the newest `KEEP`."""
-    for left_over in folder.glob(".state-*.part"):  # of a run that was killed while saving
-        left_over.unlink(missing_ok=True)
-    path = folder / f"state-{step:08d}.pt"
-    payload = {
-        "step": step,
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "rng": torch.get_rng_state(),
-        "extra": extra,
-    }
-    with replacing(path) as part:
-        torch.save(payload, part)
-    for _, old in states(folder)[KEEP:]:
-        old.unlink(missing_ok=True)
+    """Write the state after update `step`, then drop all but the newest `KEEP`; all processes call it.
+
+    Args:
+        meta: plain values, as JSON holds them.
+
+    Raises:
+        TrainingError: it cannot be written; earlier states are as they were.
+    """
+    tensors = _named_tensors(model, optimizers)
+    path = folder / (f"state-{step:08d}.pt" if processes.count == 1 else f"state-{step:08d}")
+    problem = ""
+    try:
+        if processes.first:
+            sweep(folder)
+        if processes.count == 1:
+            write_file(path, meta, tensors)
+        else:
+            write_folder(path, meta, tensors, processes)
+    except (OSError, RuntimeError) as error:
+        problem = str(error).strip().split("\n")[0]
+    problem = processes.agree(problem)
+    if problem:
+        if processes.first:
+            sweep(folder)
+        raise TrainingError(_not_written(path, problem))
+    if processes.first:
+        _drop_old(folder, path)
     return path
 
 
+def _named_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
+    """Every tensor of a run: `model.NAME`, and `optimizer.KEY.NAME` for each weight."""
+    out: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter, values in optimizer.state.items():
+            out |= {f"optimizer.{k}.{names[id(parameter)]}": v for k, v in values.items() if isinstance(v, Tensor)}
+    return out
+
+
+def _not_written(path: Path, problem: str) -> str:
+    try:
+        room = f"{shutil.disk_usage(path.parent).free / 2**30:.1f} GiB are free there"
+    except OSError:
+        room = "the disk may be full"
+    kept = states(path.parent)
+    last = f"the last state, {kept[0][1].name}, is intact" if kept else "there is no earlier state"
+    return f"{path}: cannot be written ({problem}); {room}, {last}. Make room, then the same command goes on"
+
+
+def _drop_old(folder: Path, newest: Path) -> None:
+    found = states(folder)
+    step = next(number for number, path in found if path == newest)
+    twins = [path for number, path in found if number == step and path != newest]  # of the other form
+    older = [path for _, path in found if path not in twins][KEEP:]
+    for path in (*twins, *older):
+        remove(path)
+    sync_folder(folder)
+
+
 def load_state(
-    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest state into model and optimizers; (step, extra), or None if there is none.
+    folder: Path,
+    model: nn.Module,
+    optimizers: Optimizers,
+    processes: Processes,
+    *,
+    check: Callable[[Path, Meta], None] = lambda path, meta: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Path, Meta] | None:
+    """Restore the newest readable state into model and optimizers; all processes call it.
+
+    The rates of the optimizers stay what they are.
+
+    Args:
+        check: raises if the state must not be used; called before anything changes.
+        say: is told of states that cannot be read. They are renamed, and the one before is used.
+
+    Returns:
+        The state and its plain values; None if there is no state.
 
     Raises:
-        TrainingError: the state does not belong to this model or cannot be read.
+        TrainingError: no state can be read, or the newest one belongs to another model.
     """
-    found = states(folder)
-    if not found:
-        return None
-    path = found[0][1]
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(payload["model"])
-        for optimizer, saved in zip(optimizers, payload["optimizers"], strict=True):
-            # The recipe may have been given new rates since; they win over the saved ones.
-            peaks = [group["peak_lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["peak_lr"] = peak
-        torch.set_rng_state(payload["rng"])
-    except Exception as error:
+    found = processes.by_first(lambda: states(folder))
+    for _, path in found:
+        try:
+            opened = open_folder(path, processes) if path.is_dir() else open_file(path)
+            problem = ""
+        except UnreadableError as error:
+            problem = str(error)
+        problem = processes.agree(problem)
+        if not problem:
+            check(path, opened.meta)
+            problem = processes.agree(_restore(path, opened, model, optimizers))
+        if not problem:
+            return path, opened.meta
+        aside = path.with_name(f"{UNREADABLE}{path.name}")
+        say(f"{path} CANNOT BE READ ({problem}); it is now called {aside.name}, and the state before it is used")
+        if processes.first:
+            remove(aside)
+            path.rename(aside)
+    if found:
         raise TrainingError(
-            f"{path}: cannot be resumed from ({error}); remove it to resume from the one before, "
-            "or give another --output"
-        ) from error
-    return int(payload["step"]), payload["extra"]
+            f"{folder}: none of its states can be read, they are now called {UNREADABLE}...; "
+            "copy a good one there, or give another --output to start anew"
+        )
+    return None
+
+
+def _restore(path: Path, opened: OpenState, model: nn.Module, optimizers: Optimizers) -> str:
+    """Fill model and optimizers; the reason why that is not possible, if it is not."""
+    here: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    _compare(path, {name: tuple(tensor.shape) for name, tensor in here.items()}, opened.shapes)
+    weights = dict(model.named_parameters())
+    fresh: dict[str, Tensor] = {}
+    for name, shape in opened.shapes.items():
+        if name.startswith("optimizer."):
+            weight = weights[name.split(".", 2)[2]]
+            fresh[name] = torch.zeros_like(weight) if shape == tuple(weight.shape) else torch.zeros(shape)
+    try:
+        with torch.no_grad():
+            opened.fill({**here, **fresh})
+    except UnreadableError as error:
+        return str(error)
+    for optimizer in optimizers:
+        _fill(optimizer, {id(weight): name for name, weight in weights.items()}, fresh)
+    return ""
+
+
+def _fill(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+    by_weight: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        _, key, weight = name.split(".", 2)
+        by_weight.setdefault(weight, {})[key] = tensor.detach()
+    weights = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    # The format of optimizers: weights by their number. Rates and the like are those of now.
+    saved = {number: by_weight[name] for number, name in enumerate(weights) if name in by_weight}
+    optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _compare(path: Path, here: Mapping[str, Shape], there: Mapping[str, Shape]) -> None:
+    names = [*here, *(name for name in there if name.startswith("model."))]
+    for name in dict.fromkeys(names):
+        if here.get(name) != there.get(name):
+            first, second = (list(shapes[name]) if name in shapes else "missing" for shapes in (there, here))
+            raise TrainingError(
+                f"{path}: of another model: {name.removeprefix('model.')} is {first} there and {second} here; "
+                "go on with the recipe it was made with, or give another --output"
+            )

@@ -1,0 +1,296 @@
+"""Windows of documents, what is blanked out of them, and their layouts.
+
+Between the samplers, which know lengths only, and the layout, which knows tokens only.
+Knows nothing about rows, batches or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from ..blanks import BlankKind, Flags, Ids, Layouts, Markers, blank_out_many, starts_of
+from ..errors import OptionError
+from ..tokenizer import Tokenizer
+from .shards import Shard
+from .spans import NEAR, Objectives, Spans, document_spans, sentence_spans, token_spans, widen_to_words
+
+OBJECTIVE_NAMES = ("token", "sentence", "document")
+TOKEN, SENTENCE, DOCUMENT = range(3)
+KINDS = (BlankKind.MASK, BlankKind.SMASK, BlankKind.GMASK)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """R pieces of documents. The text of one is `[CLS] tokens`, and `<eos>` if it is closed.
+
+    Attributes:
+        shards: where the tokens are.
+        shard: [R] the number of the shard.
+        starts: [R] first token, counted in the shard.
+        lengths: [R] tokens, special ones not counted.
+        closed: [R] bool, whether the text stops here: at the end of its document or of a
+            sentence.
+    """
+
+    shards: Sequence[Shard]
+    shard: Ids
+    starts: Ids
+    lengths: Ids
+    closed: Flags
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def keep(self, chosen: NDArray[np.bool_] | Ids) -> Windows:
+        """Some of them: a mask or indices."""
+        return Windows(self.shards, self.shard[chosen], self.starts[chosen], self.lengths[chosen], self.closed[chosen])
+
+    @classmethod
+    def whole(cls, shard: Shard) -> Windows:
+        """All documents of a shard, uncut."""
+        bounds = np.asarray(shard.bounds)
+        count = len(bounds) - 1
+        return cls([shard], np.zeros(count, np.int64), bounds[:-1], np.diff(bounds), np.ones(count, np.bool_))
+
+    @property
+    def text_lengths(self) -> Ids:
+        """[R] tokens of each text, special ones counted."""
+        return 1 + self.lengths + self.closed
+
+    def texts(self, cls: int, eos: int) -> Ids:
+        """The texts, end to end."""
+        begin, end = np.array([cls]), np.array([eos])
+        arrays = [np.asarray(shard.tokens) for shard in self.shards]
+        pieces: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
+        for shard, start, length, closed in zip(
+            self.shard.tolist(), self.starts.tolist(), self.lengths.tolist(), self.closed.tolist(), strict=True
+        ):
+            pieces += (begin, arrays[shard][start : start + length])
+            if closed:
+                pieces.append(end)
+        return np.concatenate(pieces)
+
+    def tokens_at(self, window: Ids, positions: Ids) -> Ids:
+        """Token ids at positions of texts (1 is the first token after `[CLS]`)."""
+        where = self.starts[window] + positions - 1
+        out = np.empty(len(where), np.int64)
+        for number, shard in enumerate(self.shards):
+            here = self.shard[window] == number
+            out[here] = np.asarray(shard.tokens)[where[here]]
+        return out
+
+    def sentences(self) -> tuple[Ids, Ids, Ids]:
+        """Owner, start and stop (positions in the text) of the sentences of all windows.
+
+        A sentence goes up to its end mark; what follows the last mark counts as one too.
+        """
+        ends = self.starts + self.lengths
+        first, last = np.empty_like(ends), np.empty_like(ends)
+        unfinished = np.empty(len(self), np.bool_)
+        for number, shard in enumerate(self.shards):
+            here, marks = self.shard == number, np.asarray(shard.sentences)
+            first[here] = np.searchsorted(marks, self.starts[here], side="right")
+            last[here] = np.searchsorted(marks, ends[here], side="right")
+            before = marks[last[here] - 1] if len(marks) else ends[here] - 1
+            unfinished[here] = (last[here] == first[here]) | (before < ends[here])
+        counts = last - first + unfinished
+        owner = np.repeat(np.arange(len(self)), counts)
+        opens = starts_of(counts)
+        number_in_text = np.arange(len(owner)) - opens[owner]
+        mark = (first[owner] + number_in_text).astype(np.int64)
+        is_mark = mark < last[owner]
+        stops = ends[owner]
+        for number, shard in enumerate(self.shards):
+            here = is_mark & (self.shard[owner] == number)
+            stops[here] = np.asarray(shard.sentences)[mark[here]]
+        stops += 1 - self.starts[owner]
+        starts = np.ones_like(stops)
+        starts[1:] = np.where(number_in_text[1:] == 0, 1, stops[:-1])
+        return owner, starts, stops
+
+
+@dataclass(frozen=True)
+class Blanked:
+    """What is blanked out of R windows.
+
+    Attributes:
+        spans: bounds within the texts; a window that is too short for any has none.
+        objectives: [R] int8, indices into `OBJECTIVE_NAMES`.
+        ends_with_eop: [R] bool, False where a document span reaches the end of the text.
+    """
+
+    spans: Spans
+    objectives: NDArray[np.int8]
+    ends_with_eop: Flags
+
+    @property
+    def span_counts(self) -> Ids:
+        """[R] spans of each window."""
+        return np.bincount(self.spans.owner, minlength=len(self.objectives))
+
+    def keep(self, chosen: Ids) -> Blanked:
+        """Those windows, given as indices, in that order."""
+        place = np.full(len(self.objectives), -1)
+        place[chosen] = np.arange(len(chosen))
+        owner = place[self.spans.owner]
+        spans = self.spans.keep(owner >= 0)
+        moved = Spans.merged([Spans(owner[owner >= 0], spans.starts, spans.ends)])
+        return Blanked(moved, self.objectives[chosen], self.ends_with_eop[chosen])
+
+
+class SampleMaker:
+    """Turns windows into laid-out samples under a mixture of objectives.
+
+    Args:
+        tokenizer: gives the blank and marker ids and the word joins.
+        objectives: the mixture.
+
+    Raises:
+        OptionError: noise is asked for, and the vocabulary has no `[dBLOCK]`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, objectives: Objectives) -> None:
+        self.objectives = objectives
+        self.markers: Markers = tokenizer.markers
+        self.cls, self.eos = tokenizer.cls, tokenizer.eos
+        drawn = (True, bool(objectives.sentence), bool(objectives.document))
+        self.blank_ids = np.array(
+            [tokenizer.blank_id(kind) if used else -1 for kind, used in zip(KINDS, drawn, strict=True)]
+        )
+        self.noise = tokenizer.special.get("dblock", -1)
+        if (objectives.input_noise or objectives.context_noise) and self.noise < 0:
+            raise OptionError("input_noise and context_noise need a vocabulary with [dBLOCK]")
+        if objectives.whole_words:
+            self._goes_on, self._continues = tokenizer.word_joins
+
+    def choose(self, rng: Generator, count: int) -> NDArray[np.int8]:
+        """[count] objectives, drawn from the mixture."""
+        mixture = np.cumsum([self.objectives.token, self.objectives.sentence])
+        return np.searchsorted(mixture, rng.random(count), side="right").astype(np.int8)
+
+    def blank_out(
+        self,
+        rng: Generator,
+        windows: Windows,
+        objectives: NDArray[np.int8],
+        *,
+        in_the_middle: Flags | None = None,
+        drawn: Ids | None = None,
+        most_sentences: int | None = None,
+    ) -> Blanked:
+        """Choose the spans of windows.
+
+        Args:
+            objectives: [R] indices into `OBJECTIVE_NAMES`. A text in which no sentence can be
+                blanked out without taking all of it falls back to "token".
+            in_the_middle: [R] where document spans lie (default: drawn).
+            drawn: [R, D] span lengths for the token objective (default: drawn).
+            most_sentences: sentences blanked out of a text at most.
+        """
+        settings = self.objectives
+        lengths, used = windows.text_lengths, objectives.copy()
+        middle = self.choose_middle(rng, len(windows)) if in_the_middle is None else in_the_middle
+        parts: list[Spans] = []
+
+        sentence = np.flatnonzero(used == SENTENCE)
+        if len(sentence):
+            totals = (settings.sentence_ratio * lengths[sentence]).astype(np.int64)
+            found_in = windows.keep(sentence).sentences()
+            spans, found = sentence_spans(rng, *found_in, totals, most=most_sentences)
+            parts.append(Spans(sentence[spans.owner], spans.starts, spans.ends))
+            used[sentence[~found]] = TOKEN
+
+        token = np.flatnonzero((used == TOKEN) & (windows.lengths >= 2))
+        if len(token):
+            totals = (settings.token_ratio * lengths[token]).astype(np.int64)
+            spans = token_spans(
+                rng,
+                windows.lengths[token],
+                totals,
+                mean=settings.mean_span,
+                drawn=None if drawn is None else drawn[token],
+                single=rng.random(len(token)) < settings.single_span if settings.single_span else None,
+            )
+            spans = Spans(token[spans.owner], spans.starts + 1, spans.ends + 1)
+            parts.append(self._widened(rng, windows, spans) if settings.whole_words else spans)
+
+        document = np.flatnonzero((used == DOCUMENT) & (windows.lengths >= 3))
+        if len(document):
+            spans = document_spans(
+                rng,
+                lengths[document],
+                windows.closed[document],
+                middle[document],
+                min_ratio=settings.document_min_ratio,
+            )
+            parts.append(Spans(document[spans.owner], spans.starts, spans.ends))
+        return Blanked(Spans.merged(parts), used, (used != DOCUMENT) | middle)
+
+    def choose_middle(self, rng: Generator, count: int) -> Flags:
+        """[count] bool, whether a document span lies in the middle."""
+        return np.asarray(rng.random(count) < self.objectives.document_infill)
+
+    def _widened(self, rng: Generator, windows: Windows, spans: Spans) -> Spans:
+        chosen = (rng.random(len(windows)) < self.objectives.whole_words)[spans.owner]
+
+        def inside(window: Ids, positions: Ids) -> Flags:
+            out = np.zeros(len(window), np.bool_)
+            known = np.flatnonzero((positions > 1) & (positions <= windows.lengths[window]))
+            window, positions = window[known], positions[known]
+            before, here = windows.tokens_at(window, positions - 1), windows.tokens_at(window, positions)
+            out[known] = self._goes_on[before] & self._continues[here]
+            return out
+
+        return Spans.merged([widen_to_words(spans.keep(chosen), inside), spans.keep(~chosen)])
+
+    def lay_out(self, rng: Generator, windows: Windows, blanked: Blanked) -> Layouts:
+        """The layouts of windows; spans are written in random order."""
+        spans, objectives = blanked.spans, blanked.objectives
+        lengths = windows.text_lengths
+        texts = windows.texts(self.cls, self.eos)
+        offset = starts_of(lengths)[spans.owner]
+        starts, ends = spans.starts + offset, spans.ends + offset
+        if self.objectives.context_noise:
+            self._add_context_noise(rng, texts, lengths, starts, ends, objectives == TOKEN)
+        order = np.lexsort((rng.random(len(spans)), spans.owner))
+        layouts = blank_out_many(
+            texts,
+            lengths,
+            starts,
+            ends,
+            self.blank_ids[objectives[spans.owner]],
+            self.markers,
+            order=order,
+            ends_with_eop=blanked.ends_with_eop,
+        )
+        if self.objectives.input_noise:
+            token = np.repeat(objectives == TOKEN, layouts.lengths)
+            hit = token & (layouts.block_position_ids > 1) & (rng.random(len(token)) < self.objectives.input_noise)
+            layouts.input_ids[hit] = self.noise
+        return layouts
+
+    def _add_context_noise(
+        self, rng: Generator, texts: Ids, lengths: Ids, starts: Ids, ends: Ids, chosen: Flags
+    ) -> None:
+        opens = starts_of(lengths)
+        near = np.concatenate([starts[:, None] - 1 - np.arange(NEAR), ends[:, None] + np.arange(NEAR)], axis=1)
+        owner = np.repeat(np.searchsorted(opens, starts, side="right") - 1, near.shape[1])
+        near = near.ravel()
+        own = (near > opens[owner]) & (near < opens[owner] + lengths[owner])
+        free = np.zeros(len(texts), np.bool_)
+        free[near[own & chosen[owner]]] = True
+        taken = np.zeros(len(texts) + 1, np.int64)
+        taken[starts] += 1
+        taken[ends] -= 1  # spans of the token objective never touch
+        free &= np.cumsum(taken[:-1]) == 0
+        candidates = np.flatnonzero(free & (texts != self.eos))
+        owner = np.searchsorted(opens, candidates, side="right") - 1
+        order = np.lexsort((rng.random(len(candidates)), owner))
+        rank = np.arange(len(order)) - starts_of(np.bincount(owner, minlength=len(lengths)))[owner[order]]
+        share = (self.objectives.context_noise * lengths).astype(np.int64)
+        texts[candidates[order[rank < share[owner[order]]]]] = self.noise
