@@ -55,6 +55,12 @@ def chinese_vocabulary() -> Path:
     return _reference_folder("vocab/cog-pretrain.model")
 
 
+@pytest.fixture(scope="session")
+def published_vocabularies() -> Path:
+    """The folder with the vocabularies of the published models."""
+    return _reference_folder("vocab")
+
+
 _ENGLISH = {
     "who": "the old teacher|a young doctor|my neighbour|her brother|the engineer|"
     "our captain|a farmer|the painter|a stranger|the old queen",

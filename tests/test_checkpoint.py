@@ -173,7 +173,7 @@ def test_failed_save_leaves_the_old_model(
         path.write_bytes(b"half of it")
         raise OSError("disk full")
 
-    monkeypatch.setattr("openglm.checkpoints.native.save_file", fail)
+    monkeypatch.setattr("openglm.checkpoints.safetensors_files.save_file", fail)
     other = GLMModel(dataclasses.replace(tiny_model.config, num_layers=1))
     with pytest.raises(OSError, match="disk full"):
         save_model(folder, other, tokenizer)

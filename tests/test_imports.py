@@ -24,7 +24,7 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_importing_the_package_is_light() -> None:
-    heavy = {"torch", "transformers", "sentencepiece", "safetensors", "zstandard", "yaml"}
+    heavy = {"torch", "transformers", "sentencepiece", "safetensors", "tokenizers", "zstandard", "yaml"}
     assert not loaded_after("import openglm") & heavy
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openglm.checkpoints.foreign import load_foreign
+from openglm.checkpoints.resolve import open_checkpoint
 from openglm.cli.main import main
 from openglm.errors import ContextLengthError, InputError, OptionError
 from openglm.infill.infiller import Infiller
@@ -81,7 +81,7 @@ def test_bad_answers(infiller: Infiller) -> None:
 
 def test_recorded_scores(reference: Path, chinese_vocabulary: Path) -> None:
     """Scores of the original's cloze classes, single and multiple tokens."""
-    model = load_foreign(reference / "flagai-tiny", device="cpu", dtype=torch.float32)
+    model = open_checkpoint(reference / "flagai-tiny").network(device="cpu", dtype=torch.float32)
     infiller = Infiller(model, ChineseTokenizer(chinese_vocabulary))
     recorded = json.loads((reference / "cloze.json").read_text(encoding="utf-8"))
     compared = 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from openglm.blanks import Markers, Writer, lay_out
-from openglm.checkpoints.foreign import load_foreign
+from openglm.checkpoints.resolve import open_checkpoint
 from openglm.infill.decoding import Ends, Row, decode
 from openglm.infill.infiller import Infiller
 from openglm.infill.options import FillOptions
@@ -42,7 +42,7 @@ def greedy(model: GLMModel, prompts: list[list[int]], positions: list[list[int]]
 
 @pytest.fixture(scope="module")
 def flagai(reference: Path) -> GLMModel:
-    return load_foreign(reference / "flagai-tiny", device="cpu", dtype=torch.float32)
+    return open_checkpoint(reference / "flagai-tiny").network(device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_public_api_gives_the_recorded_fills(
 
 
 def test_hub_fills(reference: Path) -> None:
-    model = load_foreign(reference / "hf-tiny", device="cpu", dtype=torch.float32)
+    model = open_checkpoint(reference / "hf-tiny").network(device="cpu", dtype=torch.float32)
     cases = json.loads((reference / "hf-tiny" / "cases.json").read_text(encoding="utf-8"))["generate"]
     assert len(cases) == 10
     for case in cases:

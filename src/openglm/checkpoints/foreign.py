@@ -1,137 +1,124 @@
-"""Model folders of FlagAI and of the hub: `config.json` and `pytorch_model.bin`.
+"""What FlagAI's and the hub's folders share: a configuration with the same keys, and where weights lie.
 
-Both hold the same tensors under the same names (their format description, sections 2.1,
-2.2 and 2.4); what differs is a wrapper around them, a prefix, and the hub's GELU. Opened
-with `weights_only=True`, so nothing in the file is executed.
+Both hold the same tensors under the same names, and so does everything written by the
+original code. Knows neither of the two formats; they know this.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from ..config import BLANK_KINDS, GLMConfig
+from ..errors import CheckpointError, ConfigError, OptionError
+from ..files import replacing
+from .checkpoint import Outgoing
+from .formats import weight_files
+from .pickles import PickleFile, PickleWriter
+from .published import PublishedModel, published_with
+from .ranks import RanksJoined, check_divisible, divide, piece_info
+from .safetensors_files import read_files
+from .weights import FilesTogether, Passing, Weights
 
-from ..config import GLMConfig
-from ..errors import CheckpointError, ConfigError, TokenizerError
-from ..model import GLMModel
-from ..tokenizer import ChineseTokenizer, Tokenizer
-from .native import CONFIG_FILE, check_tensors
-from .published import PUBLISHED, find_published
-
-WEIGHTS_FILE = "pytorch_model.bin"
-SENTENCEPIECE_FILES = ("cog-pretrain.model", "spiece.model")
-# Parts of fine-tuned checkpoints that are not the network itself.
-EXTRA_PREFIXES = ("prompt_spell.", "pool_layer.", "multichoice_head.")
-
-
-def is_foreign(folder: Path) -> bool:
-    """Whether the folder looks like FlagAI's or the hub's, by content."""
-    return (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()
+SIZES = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length")
+DROPOUTS = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
+# What their code asks for beside sizes; none of it changes what a network computes.
+DEFAULTS = {
+    "checkpoint_activations": False,
+    "checkpoint_num_layers": 1,
+    "parallel_output": True,
+    "relative_encoding": False,
+    "output_predict": True,
+    "spell_length": None,
+    "spell_func": "lstm",
+    "attention_scale": 1.0,
+}
+LAYERNORM_EPSILON = 1e-5  # fixed in the code of all three families
 
 
-def read_foreign_config(folder: Path) -> GLMConfig:
-    """The configuration of a FlagAI or hub folder.
+def published_as(values: Mapping[str, Any]) -> PublishedModel | None:
+    """The published model that has the sizes of a configuration."""
+    return published_with(values["num_layers"], values["hidden_size"], values["vocab_size"])
+
+
+def config_from(values: Mapping[str, Any], path: Path, *, gelu: str) -> GLMConfig:
+    """The configuration in a foreign configuration file.
 
     Raises:
-        CheckpointError: not readable. ConfigError: sizes missing, or another architecture.
+        ConfigError: sizes missing or impossible, or another architecture.
     """
-    path = folder / CONFIG_FILE
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a configuration (a JSON object)")
-    sizes = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length")
-    missing = [name for name in sizes if name not in values]
+    missing = [name for name in SIZES if name not in values]
     if missing:
         raise ConfigError(f"{path}: lacks {', '.join(missing)}; this is not a configuration of the GLM of 2022")
     if values.get("relative_encoding"):
         raise ConfigError(f"{path}: relative_encoding is not supported; no published GLM uses it")
-    dropouts = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
-    published = _published(folder, values)
-    return GLMConfig(
-        **{name: values[name] for name in sizes},
-        **{name: values[name] for name in dropouts if name in values},
-        block_position_encoding=bool(values.get("block_position_encoding", True)),
-        gelu="erf" if _from_hub(values) else "tanh",
-        blanks=published.blanks if published else ("[MASK]", "[sMASK]", "[gMASK]"),
-    )
-
-
-def _from_hub(values: dict[str, Any]) -> bool:
-    """Whether a configuration is the hub's rather than FlagAI's."""
-    return values.get("model_type") == "glm" or "auto_map" in values
-
-
-def _published(folder: Path, values: dict[str, Any]) -> Any:
-    """The published model this is: by the folder's name, else by its sizes."""
-    by_name = find_published(folder.name)
-    if by_name is not None:
-        return by_name
-    keys = ("num_layers", "hidden_size", "vocab_size")
-    sizes = tuple(values[key] for key in keys)
-    return next((m for m in PUBLISHED if (m.layers, m.width, m.rows) == sizes), None)
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, dict) and isinstance(content.get("module"), dict):
-        content = content["module"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: holds no table of weights")
-    state = {}
-    for name, tensor in content.items():
-        for prefix in ("model.", "glm."):
-            name = name.removeprefix(prefix)
-        if not name.startswith(EXTRA_PREFIXES):
-            state[name] = tensor
-    return state
-
-
-def load_foreign(folder: Path, *, device: str, dtype: torch.dtype) -> GLMModel:
-    """The network of a FlagAI or hub folder, in evaluation mode.
-
-    Raises:
-        CheckpointError: a damaged file, one that would need code to be executed, or tensors
-            that do not fit the configuration (all are listed).
-    """
-    config, path = read_foreign_config(folder), folder / WEIGHTS_FILE
+    published = published_as(values)
     try:
-        # Files older than torch 1.6 are no archives and cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"{path}: truncated, corrupted or not a plain weights file ({first}); fetch or copy it again"
-        ) from error
-    with torch.device("meta"):
-        model = GLMModel(config)
-    state = _unwrap(content, path)
-    check_tensors(model.state_dict(), {name: tuple(t.shape) for name, t in state.items()}, path)
-    model.load_state_dict({name: t.to(device, dtype) for name, t in state.items()}, assign=True)
-    return model.eval()
+        return GLMConfig(
+            **{name: values[name] for name in SIZES},
+            **{name: values[name] for name in DROPOUTS if name in values},
+            block_position_encoding=values.get("block_position_encoding", True),
+            gelu=gelu,
+            blanks=values.get("blanks") or (published.blanks if published else BLANK_KINDS),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
-def load_foreign_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a FlagAI or hub folder.
-
-    The special tokens follow the model, not a default: GLM-10B-Chinese as FlagAI has it was
-    trained with the older table, all others with the repaired one.
+def config_values(config: GLMConfig, *, to: str) -> dict[str, Any]:
+    """The sizes of a network, under the keys of foreign configuration files.
 
     Raises:
-        TokenizerError: no SentencePiece file in the folder.
+        OptionError: the network has what their code cannot compute.
     """
-    values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    for name in SENTENCEPIECE_FILES:
-        if (folder / name).is_file():
-            published = _published(folder, values)
-            older = not _from_hub(values) and published is not None and published.name == "glm-10b-chinese"
-            return ChineseTokenizer(folder / name, fix_command_token=not older)
-    if any((folder / name).is_file() for name in ("vocab.txt", "vocab.json")):
-        raise TokenizerError(f"{folder}: English vocabularies (WordPiece, GPT-2 BPE) cannot be read by this release")
-    raise TokenizerError(f"{folder}: no vocabulary file; put {' or '.join(SENTENCEPIECE_FILES)} there")
+    if config.layernorm_epsilon != LAYERNORM_EPSILON:
+        raise OptionError(
+            f"a model with layernorm_epsilon {config.layernorm_epsilon} cannot be written for {to}: "
+            f"its code computes with {LAYERNORM_EPSILON}"
+        )
+    values = {name: getattr(config, name) for name in (*SIZES, *DROPOUTS)}
+    values["block_position_encoding"] = config.block_position_encoding
+    if config.blanks != BLANK_KINDS:  # a key of openglm's own, which others pass over
+        values["blanks"] = list(config.blanks)
+    return values
+
+
+def weights_in(folder: Path) -> Weights:
+    """The weights of a foreign folder: one file, shards or model-parallel pieces.
+
+    Raises:
+        CheckpointError: files that are missing, damaged or refused, or that disagree.
+    """
+    found = weight_files(folder)
+    if found is None:
+        raise CheckpointError(f"{folder}: no weights there (model.safetensors or pytorch_model.bin)")
+    if found.files[0].suffix == ".safetensors":
+        return read_files(found.files)
+    files = [PickleFile(path) for path in found.files]
+    if len(files) == 1:
+        return files[0]
+    return RanksJoined(folder, files) if found.ranks else FilesTogether(folder, files)
+
+
+def write_pieces(paths: Sequence[Path], model: Outgoing, wrap: Callable[[dict[str, Any]], Any] | None = None) -> None:
+    """Write pickled weights, one file per model-parallel rank, all at once and tensor by tensor.
+
+    Args:
+        wrap: the table of weights -> what to store.
+
+    Raises:
+        OptionError: the network cannot be cut into so many pieces.
+    """
+    count = len(paths)
+    check_divisible(model.infos, model.config.num_attention_heads, count)
+    pieces = {name: piece_info(name, info, count) for name, info in model.infos.items()}
+    read = Passing(model.weights)
+    with ExitStack() as stack:
+        parts = [stack.enter_context(replacing(path)) for path in paths]
+        writers = [stack.enter_context(PickleWriter(part, pieces, wrap)) for part in parts]
+        for name in pieces:
+            for writer, part in zip(writers, divide(name, read(name), count), strict=True):
+                writer.write(name, part)
+    model.weights.release()

@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 
-from ..errors import CheckpointError
 from ..model import GLMModel
-from ..tokenizer import Tokenizer, load_tokenizer
+from ..tokenizer import Tokenizer
+from .checkpoint import Checkpoint, Outgoing
 from .find import find_folder
-from .foreign import is_foreign, load_foreign, load_foreign_tokenizer
-from .native import CONFIG_FILE, is_native, load_model
+from .flagai import open_flagai, write_flagai
+from .formats import FLAGAI, HUGGINGFACE, OPENGLM, THUDM, detect
+from .huggingface import open_huggingface, write_huggingface
+from .native import open_native, write_native
+from .thudm import open_thudm, write_thudm
+
+OPEN: dict[str, Callable[[Path], Checkpoint]] = {
+    OPENGLM: open_native,
+    FLAGAI: open_flagai,
+    HUGGINGFACE: open_huggingface,
+    THUDM: open_thudm,
+}
+WRITE: dict[str, Callable[[Path, Outgoing], None]] = {
+    OPENGLM: write_native,
+    FLAGAI: write_flagai,
+    HUGGINGFACE: write_huggingface,
+    THUDM: write_thudm,
+}
 
 
-def open_model(name_or_path: str, *, device: str, dtype: torch.dtype) -> tuple[GLMModel, Tokenizer]:
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The model folder, opened: its configuration read, its list of tensors checked.
+
+    Raises:
+        CheckpointError, ConfigError: as the format's own `open_*`.
+    """
+    return OPEN[detect(folder)](folder)
+
+
+def open_model(
+    name_or_path: str, *, device: str, dtype: torch.dtype, revision: str | None = None
+) -> tuple[GLMModel, Tokenizer]:
     """Network (in evaluation mode) and tokenizer.
+
+    Args:
+        revision: branch, tag or commit of a model on the hub.
 
     Raises:
         ModelNotFoundError, CheckpointError, ConfigError, TokenizerError.
     """
-    folder = find_folder(name_or_path)
-    if is_native(folder):
-        return load_model(folder, device=device, dtype=dtype), load_tokenizer(folder)
-    if is_foreign(folder):
-        return load_foreign(folder, device=device, dtype=dtype), load_foreign_tokenizer(folder)
-    missing = "config.json" if not (folder / CONFIG_FILE).is_file() else "model.safetensors or pytorch_model.bin"
-    raise CheckpointError(f"{folder}: no {missing} there, so this is not a model folder in a known format")
+    checkpoint = open_checkpoint(find_folder(name_or_path, revision=revision))
+    tokenizer = checkpoint.tokenizer()
+    left_out = checkpoint.weights.left_out
+    if left_out:
+        warnings.warn(
+            f"{checkpoint.folder}: {len(left_out)} tensors belong to a task and not to the network "
+            f"({left_out[0]}, ...); they are left out",
+            stacklevel=2,
+        )
+    return checkpoint.network(device=device, dtype=dtype), tokenizer

@@ -19,6 +19,7 @@ from ..errors import OpenGLMError
 COMMANDS = {
     "fill": "fill the blanks of texts",
     "choose": "rank given answers to a text with blanks",
+    "convert": "write a checkpoint in another format",
     "models": "list the models that can be loaded and what each can fill",
     "pretrain": "train a model from a recipe and prepared data",
     "data": "prepare a corpus for training, and show training samples",

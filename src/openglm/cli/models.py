@@ -24,7 +24,8 @@ def rows() -> list[dict[str, Any]]:
     entries = [_row(DEFAULT_NAME, [], GLMConfig.from_dict(values), "zh, en", "openglm", EMBEDDED)]
     for model in PUBLISHED:
         folder = cached_folder(model)
-        entries.append(_row(model.name, list(model.aliases), model.config, model.language, model.vocabulary, folder))
+        entry = _row(model.name, list(model.aliases), model.config, model.language, model.vocabulary, folder)
+        entries.append({**entry, "special_tokens": dict(model.special_tokens), "hub": model.hub})
     return entries
 
 

@@ -1,0 +1,116 @@
+"""`Checkpoint`: an opened model folder, whatever its format, and the network built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import GLMConfig
+from ..errors import CheckpointError
+from ..model import GLMModel
+from ..tokenizer import Tokenizer
+from .safetensors_files import SHARD_BYTES
+from .vocabulary import Vocabulary, open_tokenizer
+from .weights import Passing, TensorInfo, Weights, check_tensors, is_finite
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder whose configuration and list of tensors have been read and agree.
+
+    Attributes:
+        format: one of `formats.FORMATS`.
+        folder: where it lies.
+        config: its configuration; `gelu` is what this format's own code computes.
+        weights: its tensors, read on demand.
+        vocabulary: what its tokenizer depends on.
+        values: its configuration file as it stands.
+    """
+
+    format: str
+    folder: Path
+    config: GLMConfig
+    weights: Weights
+    vocabulary: Vocabulary
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer. Raises TokenizerError."""
+        return open_tokenizer(self.folder, self.vocabulary)
+
+    def network(self, *, device: str, dtype: torch.dtype) -> GLMModel:
+        """Its network. Raises as `build`."""
+        return build(self.config, self.weights, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A network to be written in some format.
+
+    Attributes:
+        config: its configuration.
+        weights: its tensors.
+        infos: every tensor in the network's order, in the dtype to write.
+        ranks: model-parallel pieces to write.
+        shard_bytes: most bytes of a file of whole tensors.
+        values: the configuration file it came with, if it was of the format to write.
+    """
+
+    config: GLMConfig
+    weights: Weights
+    infos: Mapping[str, TensorInfo]
+    ranks: int = 1
+    shard_bytes: int = SHARD_BYTES
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def expected_tensors(config: GLMConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a network, in its order."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in GLMModel(config).state_dict().items()}
+
+
+def check_weights(config: GLMConfig, weights: Weights, *, against: str = "config.json") -> None:
+    """Whether the tensors are those of the configuration's network.
+
+    Raises:
+        CheckpointError: lists the missing, unexpected and misshapen tensors; or they are not
+            floating point numbers.
+    """
+    found = {name: info.shape for name, info in weights.infos.items()}
+    check_tensors(expected_tensors(config), found, weights.path, against=against)
+    for name, info in weights.infos.items():
+        if not info.dtype.is_floating_point:
+            raise CheckpointError(f"{weights.path}: {name} holds {info.dtype} values; quantised weights cannot be read")
+
+
+def build(config: GLMConfig, weights: Weights, *, device: str, dtype: torch.dtype) -> GLMModel:
+    """The network with these weights, in evaluation mode.
+
+    Weights that are stored in `dtype` and stay on the CPU are windows onto the mapped files:
+    loading them costs no memory of its own.
+
+    Raises:
+        CheckpointError: tensors that do not fit the configuration, a damaged file, or values
+            that are not finite numbers.
+    """
+    check_weights(config, weights)
+    with torch.device("meta"):
+        model = GLMModel(config)
+    kept = weights.windows and device == "cpu" and all(info.dtype == dtype for info in weights.infos.values())
+    read = weights.read if kept else Passing(weights)
+    state = {}
+    for name in model.state_dict():
+        tensor = read(name).to(device, dtype)
+        if not is_finite(tensor):
+            raise CheckpointError(
+                f"{weights.path}: {name} holds values that are not finite numbers; fetch or copy it again"
+            )
+        state[name] = tensor
+    weights.release()
+    model.load_state_dict(state, assign=True)
+    return model.eval()
