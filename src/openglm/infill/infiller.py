@@ -317,7 +317,9 @@ def load(
 
     Args:
         name_or_path: "default" for the model that comes with openglm; a folder in openglm's
-            own, FlagAI's or the hub's format; or a published name (`openglm models`).
+            own, FlagAI's, THUDM's or the hub's format; a published name (`openglm models`) or
+            `owner/model` on the hub, `@revision` behind it if need be. What is not on this
+            machine is downloaded.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         dtype: "auto" (float32 on a CPU, bfloat16 on a GPU), "float32", "bfloat16", "float16".
         quantize: None; this release computes with the weights as they are.

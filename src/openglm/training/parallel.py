@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
+
+MOMENT = 0.2  # seconds
+_exchanged: deque[Tensor] = deque(maxlen=4)  # kept, so that gloo's threads are not the last to hold them
 
 LOST = "another process of this run ended; its own message says why. The same command goes on from the last state"
 
@@ -69,8 +74,13 @@ class Processes:
 
     def leave(self) -> None:
         """End the conversation; to be called once all is done."""
-        if self.count > 1:
-            torch.distributed.destroy_process_group()
+        if self.count == 1:
+            return
+        self.wait()
+        # gloo's threads may still hold what was exchanged last, and a thread that lets go of
+        # it while Python shuts down brings the process down with it: they get a moment.
+        time.sleep(MOMENT)
+        torch.distributed.destroy_process_group()
 
     @property
     def first(self) -> bool:
@@ -82,6 +92,7 @@ class Processes:
         if self.count == 1:
             return [float(value) for value in values]
         summed = torch.tensor(values, dtype=torch.float64)
+        _exchanged.append(summed)
         with _lost_peers():
             torch.distributed.all_reduce(summed)
         out: list[float] = summed.tolist()
