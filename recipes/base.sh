@@ -23,7 +23,8 @@ for part in zh-train en-train zh-valid en-valid; do
 done
 limit=()
 if [ -n "${MAX_SECONDS:-}" ]; then
-    limit=(--max-seconds $((MAX_SECONDS - SECONDS + begun)))
+    left=$((MAX_SECONDS - SECONDS + begun))
+    limit=(--max-seconds $((left > 0 ? left : 1)))
 fi
 exec "${openglm[@]}" pretrain recipes/base.yaml --tokenizer "$tokenizer" \
     --data zh="$out/data/zh-train" --data en="$out/data/en-train" \

@@ -23,7 +23,8 @@ from openglm.training.evaluate import Evaluator, validation_losses
 from openglm.training.guard import IN_A_ROW
 from openglm.training.loop import compile_layers, dropout_seed
 from openglm.training.parallel import Processes
-from openglm.training.pretrainer import Trainer
+from openglm.training.pretrainer import Trainer, notes_on
+from openglm.training.recipe import Recipe
 from openglm.training.state import states
 from openglm.training.step import LossModule
 
@@ -272,6 +273,18 @@ def test_a_batch_that_does_not_fit(
     for part in ("update 1", "2 rows of 48 tokens", "run.accumulate to 8", "cpu"):
         assert part in str(caught.value)
     assert ("run.activation_checkpointing to true" in str(caught.value)) is not checkpointing
+
+
+def test_choices_that_do_not_go_together_are_noted() -> None:
+    """Only where it matters: FlexAttention and fast bf16 are a GPU's."""
+    recipe = Recipe.from_dict(recipe_values())
+    assert not notes_on(recipe, torch.device("cpu"))
+    notes = notes_on(recipe, torch.device("cuda"))
+    assert ["attention_dropout_prob" in note for note in notes] == [True, False]
+    assert ["precision" in note for note in notes] == [False, True]
+    values = recipe_values(precision="bf16")
+    values["model"]["attention_dropout_prob"] = 0.0
+    assert not notes_on(Recipe.from_dict(values), torch.device("cuda"))
 
 
 def test_other_errors_stay_what_they_are(

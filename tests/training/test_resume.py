@@ -22,7 +22,7 @@ from openglm.tokenizer import BilingualTokenizer
 from openglm.training.guard import Guard
 from openglm.training.pretrainer import Trainer
 from openglm.training.report import read_log
-from openglm.training.state import states
+from openglm.training.state import LOCK, states
 
 from .runs import logged, recipe_values, trainer_for
 
@@ -144,6 +144,23 @@ def test_a_damaged_state_costs_a_few_updates(tokenizer: BilingualTokenizer, sour
     assert resumed.run()
     assert_same_weights(whole, resumed)
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+
+
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_two_runs_in_one_folder(tokenizer: BilingualTokenizer, source: Source, tmp_path: Path) -> None:
+    """The second is refused; once the first is gone, however it went, it may begin."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(TrainingError, match="another process is training"):
+            trainer_for(recipe_values(steps=1), tokenizer, source, tmp_path).run()
+        assert not states(tmp_path)
+        other.kill()
+    assert trainer_for(recipe_values(steps=1), tokenizer, source, tmp_path).run()
 
 
 # --- kills -----------------------------------------------------------------------------

@@ -122,14 +122,14 @@ def _train(recipe: Recipe, processes: Processes, *, stop_at: int | None, deadlin
     from ..checkpoints.find import EMBEDDED
     from ..tokenizer import load_tokenizer
     from ..training.corpora import open_corpora
-    from ..training.pretrainer import MODEL_FOLDER, Trainer
+    from ..training.pretrainer import MODEL_FOLDER, Trainer, notes_on
 
     assert recipe.data.output is not None
     output = Path(recipe.data.output)
     tokenizer = load_tokenizer(Path(recipe.data.tokenizer or EMBEDDED))
     corpora = open_corpora(recipe.data, tokenizer, recipe.run, processes)
     if processes.first:
-        for note in corpora.notes:
+        for note in (*corpora.notes, *notes_on(recipe, processes.device)):
             print(f"openglm: note: {note}", file=sys.stderr)
     trainer = Trainer(
         recipe, tokenizer, corpora.train, corpora.valid, output,

@@ -188,6 +188,7 @@ def facts_of(source: Source) -> Mapping[str, Any]:
     if isinstance(corpus, Shard):
         out |= {key: value for key in ("documents", "tokens", "sha256") if (value := corpus.manifest.get(key))}
     elif isinstance(corpus, TextStream):
-        more = f" and {len(corpus.files) - 1} more files" if len(corpus.files) > 1 else ""
+        others = len(corpus.files) - 1
+        more = f" and {others} more file{'s' if others > 1 else ''}" if others else ""
         out["address"] = file_name(corpus.files[0]) + more
     return out

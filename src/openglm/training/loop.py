@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from .optim import OptimizerOptions, build_optimizers, clip_gradients, rate_fact
 from .options import LoopOptions
 from .parallel import Processes
 from .report import Report
-from .state import load_state, save_state, states
+from .state import load_state, lock, save_state, states
 from .state_formats import Meta
 from .trouble import explained
 
@@ -134,6 +134,7 @@ class Loop:
         self.guard, self.meter = Guard(options.spike), Meter(task.groups)
         self.done, self.tokens_seen = 0, 0
         self._stop, self._deadline = False, float("inf")
+        self._lock: IO[bytes] | None = None
 
     def run(self, *, stop_at: int | None = None, deadline: float | None = None) -> bool:
         """Resume if there is a state, and train to the end; True if it was reached.
@@ -147,6 +148,7 @@ class Loop:
         options, processes = self.options, self.processes
         end = options.steps if stop_at is None else min(stop_at, options.steps)
         self._deadline = float("inf") if deadline is None else deadline
+        self.processes.by_first(self._take_folder)
         self.resume()
         numbers = Numbers(self.done, end, options.accumulate, processes.rank, processes.count)
         pin = processes.device.type == "cuda"
@@ -160,6 +162,8 @@ class Loop:
             if self.done < end:
                 self.save()
                 self._note("stopped", "the state is saved; the same command goes on from here")
+        if self._lock is not None:
+            self._lock.close()
         return self.done >= options.steps
 
     # --- updates -----------------------------------------------------------------------
@@ -291,6 +295,9 @@ class Loop:
                     f"{path}: of another run: {name} was {there.get(name, 'absent')} and is {here.get(name, 'absent')} "
                     "now; go on with the recipe and data it was begun with, or give another --output"
                 )
+
+    def _take_folder(self) -> None:
+        self._lock = lock(self.folder)
 
     # --- signals -----------------------------------------------------------------------
 

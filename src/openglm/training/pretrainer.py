@@ -236,6 +236,19 @@ class MicroBatches:
         return StepBatch.of(self._streams[self.stage(number)].batch(number))
 
 
+def notes_on(recipe: Recipe, device: torch.device) -> list[str]:
+    """Choices that do not go well together: allowed, but hardly meant."""
+    out = []
+    if device.type == "cuda" and recipe.model.attention_dropout_prob:
+        out.append(
+            "FlexAttention has no dropout, so attention is computed densely; "
+            "set model.attention_dropout_prob to 0 to skip what packed texts hide from each other"
+        )
+    if device.type == "cuda" and recipe.run.precision == "fp32":
+        out.append("run.precision fp32 leaves most of a GPU's speed unused; set it to bf16 unless you need every bit")
+    return out
+
+
 def check_fit(recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Refuse a vocabulary or batches that the model has no room for.
 

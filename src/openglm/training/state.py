@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from .state_formats import (
 
 KEEP = 2
 UNREADABLE = "unreadable-"  # what the name of a state that was passed over begins with
+LOCK = ".lock"  # of a run folder
 _NAME = re.compile(r"state-(\d{8,})(\.pt)?")
 
 Optimizers = Sequence[torch.optim.Optimizer]
@@ -50,6 +52,29 @@ def sweep(folder: Path) -> None:
     """Remove what a run that was killed while writing left in its folder and its model folder."""
     for left_over in (*folder.glob(".*.part"), *folder.glob("model/.*.part")):
         remove(left_over)
+
+
+def lock(folder: Path) -> IO[bytes]:
+    """Keep a second run out of a folder until the file returned is closed, or this process ends.
+
+    Raises:
+        TrainingError: another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("ab")
+    try:
+        import fcntl
+
+        # Not inherited: data workers that outlive a killed run for a moment do not hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise TrainingError(
+            f"{folder}: another process is training in this folder; wait for it to end, or give another --output"
+        ) from error
+    except (ImportError, OSError):
+        pass  # a system or a network file system without locks
+    return file
 
 
 def save_state(
