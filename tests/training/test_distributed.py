@@ -67,6 +67,7 @@ def folder(tmp_path: Path, tokenizer: BilingualTokenizer, documents: list[str]) 
     return tmp_path
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The command line under torchrun, with Muon; what two begin, one finishes."""
     values = recipe_values(steps=8, accumulate=4, evaluate_every=4)
@@ -87,6 +88,7 @@ def test_two_processes_give_the_losses_of_one(folder: Path, capfd: pytest.Captur
     assert states(folder / "parts")[0][1].name == "state-00000008.pt"
 
 
+@pytest.mark.slow
 def test_one_process_begins_and_two_finish(folder: Path, tokenizer: BilingualTokenizer) -> None:
     """With dropout, activation checkpointing and AdamW; see `two_processes.py` for what is checked there."""
     values = recipe_values(accumulate=4, activation_checkpointing=True)

@@ -91,7 +91,7 @@ def test_an_update_is_that_of_the_mean_loss(tokenizer: BilingualTokenizer, sourc
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
     assert trainer.run()
     [entry] = logged(tmp_path)
-    assert entry["loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert entry["loss"] == pytest.approx(loss.item(), rel=1e-6)
     assert entry["norm"] == pytest.approx(norm, rel=1e-5)
     assert entry["targets"] == sum(sum(batch.counts) for batch in batches)
     assert entry["tokens_seen"] == sum(batch.tokens for batch in batches)

@@ -166,6 +166,7 @@ def test_two_runs_in_one_folder(tokenizer: BilingualTokenizer, source: Source, t
 # --- kills -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tokenizer: BilingualTokenizer, documents: list[str], tmp_path: Path) -> None:
     """`openglm pretrain`, killed again and again, has the losses of one that never was."""
     for name, content in tokenizer.files().items():
