@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     from .infill.infiller import Infiller, load
     from .infill.results import Fill, Filled, Piece, Scored
     from .model import GLMModel
-    from .tokenizer import BilingualTokenizer, ChineseTokenizer, Tokenizer
+    from .tokenizer import (
+        BertTokenizer,
+        BilingualTokenizer,
+        ChineseTokenizer,
+        GPT2Tokenizer,
+        RobertaTokenizer,
+        Tokenizer,
+    )
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "BertTokenizer": "tokenizer",
     "BilingualTokenizer": "tokenizer",
     "BlankKind": "blanks",
     "BlankedText": "blanks",
@@ -33,15 +41,18 @@ _HOME = {
     "Filled": "infill.results",
     "GLMConfig": "config",
     "GLMModel": "model",
+    "GPT2Tokenizer": "tokenizer",
     "Infiller": "infill.infiller",
     "OpenGLMError": "errors",
     "Piece": "infill.results",
+    "RobertaTokenizer": "tokenizer",
     "Scored": "infill.results",
     "Tokenizer": "tokenizer",
     "load": "infill.infiller",
 }
 
 __all__ = [
+    "BertTokenizer",
     "BilingualTokenizer",
     "BlankKind",
     "BlankedText",
@@ -50,9 +61,11 @@ __all__ = [
     "Filled",
     "GLMConfig",
     "GLMModel",
+    "GPT2Tokenizer",
     "Infiller",
     "OpenGLMError",
     "Piece",
+    "RobertaTokenizer",
     "Scored",
     "Tokenizer",
     "__version__",

@@ -1,0 +1,1 @@
+"""A task and a model's name -> network and tokenizer."""

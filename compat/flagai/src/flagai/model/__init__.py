@@ -1,0 +1,1 @@
+"""GLM networks and the predictor; other models are not part of this."""

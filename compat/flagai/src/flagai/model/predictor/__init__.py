@@ -1,0 +1,1 @@
+"""Filling blanks and writing targets with a GLM."""
