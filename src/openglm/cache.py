@@ -1,13 +1,32 @@
 """Keys and values of the tokens a model has already read.
 
-One buffer per layer, [B, N, T, H], grown as needed. All rows share the column counter;
-rows shorter than others hide their unused columns through the attention mask, which is
-the caller's business.
+`KVCache` is the plain one: one buffer per layer, [B, N, T, H], grown as needed. All rows
+share the column counter; rows shorter than others hide their unused columns through the
+attention mask, which is the caller's business. `infill` has others, made for decoding.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
 from torch import Tensor
+
+from .attention import attend
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+
+class Cache(Protocol):
+    """What the model asks of a cache: attention over what it holds and what is new."""
+
+    def attend(
+        self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
+    ) -> Tensor:
+        """File this call's keys and values under `layer`; attention over all of them, [B, N, S, H]."""
+
+    def advance(self, tokens: int) -> None:
+        """Called once per forward pass, after the last layer: `tokens` more are filed."""
 
 
 class KVCache:
@@ -22,6 +41,13 @@ class KVCache:
         self.length = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
+
+    def attend(
+        self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
+    ) -> Tensor:
+        """As `Cache`; `mask` is [B, 1 or N, S, K] bool over old and new columns, or None."""
+        k_BNKH, v_BNKH = self.append(layer, k_BNSH, v_BNSH)
+        return attend(q_BNSH, k_BNKH, v_BNKH, mask)
 
     def append(self, layer: int, k_BNSH: Tensor, v_BNSH: Tensor) -> tuple[Tensor, Tensor]:
         """Store this step's keys and values of `layer`; return all of them, [B, N, K, H]."""

@@ -21,7 +21,7 @@ from .errors import OptionError
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-    from .cache import KVCache
+    from .cache import Cache
 
 
 # torch's layers draw weights of their own when they are made. `GLMModel` draws all of them
@@ -43,6 +43,11 @@ class Embedding(nn.Embedding):
         """Leave the weights as they are."""
 
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Products with every row, [..., D] -> [..., rows]."""
+        return F.linear(hidden, self.weight)
+
+
 class LayerNorm(nn.LayerNorm):
     """A LayerNorm whose weights are left for `GLMModel` to fill."""
 
@@ -60,15 +65,16 @@ class Attention(nn.Module):
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.dropout = config.attention_dropout_prob
 
-    def forward(self, x_BSD: Tensor, mask: Tensor | BlockMask | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x_BSD: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int) -> Tensor:
         """[B, S, D] -> [B, S, D]; `layer` is the number under which the cache files keys and values."""
         B, S, D = x_BSD.shape
         q, k, v = (
             part.view(B, S, self.num_heads, -1).transpose(1, 2) for part in self.query_key_value(x_BSD).chunk(3, -1)
         )
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        if cache is None:
+            mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        else:
+            mixed = cache.attend(layer, q, k, v, mask)
         out: Tensor = self.dense(mixed.transpose(1, 2).reshape(B, S, D))
         return out
 
@@ -99,7 +105,7 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.output_dropout_prob)
 
-    def forward(self, x: Tensor, mask: Tensor | BlockMask | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
         x = x + self.dropout(self.attention(self.input_layernorm(x), mask, cache, layer))
         out: Tensor = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
@@ -126,7 +132,7 @@ class Transformer(nn.Module):
         self.final_layernorm = LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
 
     def forward(
-        self, x: Tensor, position_ids: Tensor, mask: Tensor | BlockMask | None, cache: KVCache | None
+        self, x: Tensor, position_ids: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None
     ) -> Tensor:
         """Word embeddings [B, S, D] -> final hidden states [B, S, D]."""
         if self.block_positions:
@@ -150,7 +156,12 @@ class GLMModel(nn.Module):
 
     A fresh model holds random weights, drawn as the paper's code draws them (normal with
     `initializer_range`, residual projections scaled down by sqrt(2 num_layers), biases 0).
+
+    Attributes:
+        quantized: how its weights were rounded (`quantization.py`), None if they were not.
     """
+
+    quantized: str | None = None
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
@@ -181,7 +192,7 @@ class GLMModel(nn.Module):
         position_ids: Tensor | None = None,
         attention_mask: Tensor | BlockMask | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Final hidden states [B, S, D], after the last LayerNorm. Arguments as in `forward`."""
         if position_ids is None:
@@ -193,7 +204,7 @@ class GLMModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary, [..., D] -> [..., V]; the projection is the word embedding."""
-        return F.linear(hidden, self.word_embeddings.weight)
+        return self.word_embeddings.scores(hidden)
 
     def forward(
         self,
@@ -201,7 +212,7 @@ class GLMModel(nn.Module):
         position_ids: Tensor | None = None,
         attention_mask: Tensor | BlockMask | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         logits_for: Tensor | None = None,
     ) -> Tensor:
         """Logits for every token, or only for those in `logits_for`.

@@ -12,11 +12,13 @@ import torch
 
 from openglm.blanks import Markers, Writer, lay_out
 from openglm.checkpoints.resolve import open_checkpoint
-from openglm.infill.decoding import Ends, Row, decode
+from openglm.infill.decoding import Answers, Ends, Row
+from openglm.infill.engine import Engine
 from openglm.infill.infiller import Infiller
+from openglm.infill.jobs import move_on
+from openglm.infill.memory import memory_for
 from openglm.infill.options import FillOptions
 from openglm.infill.prompt import build_prompt
-from openglm.infill.reader import Reader
 from openglm.model import GLMModel
 from openglm.tokenizer import ChineseTokenizer
 
@@ -28,16 +30,13 @@ BLANK_IDS = {True: {50003, 50008, 50009}, False: {50003, 50007, 50008}}  # by fi
 @torch.inference_mode()
 def greedy(model: GLMModel, prompts: list[list[int]], positions: list[list[int]], limit: int) -> list[list[list[int]]]:
     """The fills of each prompt, as the original code decodes: nothing banned, a cut fill's last token unread."""
-    layouts = [lay_out(np.array(ids), np.empty(0, np.int64), [], MARKERS) for ids in prompts]
-    reader = Reader(model, layouts, EOS)
-    ends = Ends((MARKERS.eop, EOS), torch.zeros(model.config.vocab_size, dtype=torch.bool))
-    rows = [
-        Row(i, Writer(blanks, MARKERS), [(0, limit)] * len(blanks), np.random.default_rng(0))
-        for i, blanks in enumerate(positions)
-    ]
-    for _ in decode(reader, rows, FillOptions(), ends, read_last=False):
-        pass
-    return [row.writer.fills for row in rows]
+    ends, options = Ends((MARKERS.eop, EOS), torch.zeros(model.config.vocab_size, dtype=torch.bool)), FillOptions()
+    jobs = []
+    for ids, blanks in zip(prompts, positions, strict=True):
+        row = Row(Writer(blanks, MARKERS), [(0, limit)] * len(blanks), np.random.default_rng(0))
+        layout = lay_out(np.array(ids), blanks[:1], [[]], MARKERS)
+        jobs.append(Answers(layout, [row], options, ends, read_last=False))
+    return [job.rows[0].writer.fills for job in Engine(memory_for(model, EOS), move_on).run(jobs)]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from .. import quantization
 from ..config import GLMConfig
 from ..errors import CheckpointError
 from ..model import GLMModel
@@ -42,9 +44,9 @@ class Checkpoint:
         """Its tokenizer. Raises TokenizerError."""
         return open_tokenizer(self.folder, self.vocabulary)
 
-    def network(self, *, device: str, dtype: torch.dtype) -> GLMModel:
+    def network(self, *, device: str, dtype: torch.dtype, quantize: str | None = None) -> GLMModel:
         """Its network. Raises as `build`."""
-        return build(self.config, self.weights, device=device, dtype=dtype)
+        return build(self.config, self.weights, device=device, dtype=dtype, quantize=quantize)
 
 
 @dataclass(frozen=True)
@@ -88,29 +90,45 @@ def check_weights(config: GLMConfig, weights: Weights, *, against: str = "config
             raise CheckpointError(f"{weights.path}: {name} holds {info.dtype} values; quantised weights cannot be read")
 
 
-def build(config: GLMConfig, weights: Weights, *, device: str, dtype: torch.dtype) -> GLMModel:
+def build(
+    config: GLMConfig, weights: Weights, *, device: str, dtype: torch.dtype, quantize: str | None = None
+) -> GLMModel:
     """The network with these weights, in evaluation mode.
 
     Weights that are stored in `dtype` and stay on the CPU are windows onto the mapped files:
-    loading them costs no memory of its own.
+    loading them costs no memory of its own. Weights to be rounded are rounded one by one.
+
+    Args:
+        quantize: as in `quantization.quantize`.
 
     Raises:
         CheckpointError: tensors that do not fit the configuration, a damaged file, or values
             that are not finite numbers.
+        OptionError: as `quantization.quantize`.
     """
     check_weights(config, weights)
     with torch.device("meta"):
         model = GLMModel(config)
     kept = weights.windows and device == "cpu" and all(info.dtype == dtype for info in weights.infos.values())
-    read = weights.read if kept else Passing(weights)
-    state = {}
-    for name in model.state_dict():
+    read = weights.read if kept and quantize is None else Passing(weights)
+
+    def sound(name: str) -> Tensor:
         tensor = read(name).to(device, dtype)
         if not is_finite(tensor):
             raise CheckpointError(
                 f"{weights.path}: {name} holds values that are not finite numbers; fetch or copy it again"
             )
-        state[name] = tensor
+        return tensor
+
+    if quantize is not None:
+        quantization.check(quantize, torch.device(device).type)
+        for name in quantization.to_quantize(model):
+            bias = f"{name}.bias"
+            quantization.quantize_module(
+                model, name, sound(f"{name}.weight"), sound(bias) if bias in weights.infos else None
+            )
+        model.quantized = quantize
+    state = {name: sound(name) for name, tensor in model.state_dict().items() if tensor.is_meta}
     weights.release()
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state, strict=False, assign=True)
     return model.eval()

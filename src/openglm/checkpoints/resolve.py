@@ -42,11 +42,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def open_model(
-    name_or_path: str, *, device: str, dtype: torch.dtype, revision: str | None = None
+    name_or_path: str,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    quantize: str | None = None,
+    revision: str | None = None,
 ) -> tuple[GLMModel, Tokenizer]:
     """Network (in evaluation mode) and tokenizer.
 
     Args:
+        quantize: as in `quantization.quantize`.
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
@@ -61,4 +67,4 @@ def open_model(
             f"({left_out[0]}, ...); they are left out",
             stacklevel=2,
         )
-    return checkpoint.network(device=device, dtype=dtype), tokenizer
+    return checkpoint.network(device=device, dtype=dtype, quantize=quantize), tokenizer

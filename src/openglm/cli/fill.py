@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, OpenGLMError, OptionError
-from .options import add_decoding_options, add_model_options, decoding_options
+from .options import add_decoding_options, add_model_options, decoding_options, model_options
 
 if TYPE_CHECKING:
     from ..infill.infiller import Infiller
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     FillOptions(**options)  # wrong options are reported before a model is loaded
     from ..infill.infiller import load
 
-    infiller = load(args.model, device=args.device, dtype=args.dtype)
+    infiller = load(args.model, **model_options(args))
     if from_file or args.texts == ["-"]:
         return _fill_many(args, infiller, options)
     for text in args.texts:

@@ -19,9 +19,11 @@ from ..errors import OpenGLMError
 COMMANDS = {
     "fill": "fill the blanks of texts",
     "choose": "rank given answers to a text with blanks",
+    "eval": "measure a model on named tasks, beside published figures",
     "convert": "write a checkpoint in another format",
     "models": "list the models that can be loaded and what each can fill",
     "pretrain": "train a model from a recipe and prepared data",
+    "finetune": "train a model on labelled examples, pairs of texts, or documents of one's own",
     "data": "prepare a corpus for training, and show training samples",
     "tokenizer": "train a vocabulary on a corpus",
 }

@@ -1,25 +1,26 @@
-"""Greedy decoding and sampling: rows in step, each on its own blank.
+"""Greedy decoding and sampling: the answers to one text, each on its own blank.
 
-A row that ends a blank goes on with its next one at the next step; a row whose text is
-done leaves the batch. Yields what was decided as it is decided, so that the same code
-serves whole answers and streams.
+A row that ends a blank goes on with its next one at the next step; a row that is done
+leaves. What was decided is noted as it is decided, so that the same code serves whole
+answers and streams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from ..blanks import Writer
+from ..blanks import Layout, Writer
+from .engine import Job
+from .memory import Input, Memory
 from .options import FillOptions
-from .reader import Reader
 from .sampling import choose, penalise_repetition
-
-SHRINK_BELOW = 0.75  # share of rows still at work below which the finished ones are dropped
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,22 @@ class Ends:
 
 @dataclass
 class Row:
-    """One answer being written.
+    """One answer being written; a line of the engine.
 
     Attributes:
-        number: which answer it is; goes into the events.
         limits: (fewest, most) tokens of each blank.
         logprobs: of each blank's tokens and its end, so far.
         reasons: finish reason of each finished blank.
+        text: its handle in the memory.
     """
 
-    number: int
     writer: Writer
     limits: Sequence[tuple[int, int]]
     generator: Generator
     logprobs: list[list[float]] = field(default_factory=lambda: [[]])
     reasons: list[str] = field(default_factory=list)
     settling: bool = False  # the last token of a fill cut off by its limit is being read
+    text: Any = None
 
     @property
     def too_short(self) -> bool:
@@ -68,6 +69,10 @@ class Row:
     def done(self) -> bool:
         """Whether every blank is closed."""
         return len(self.reasons) == len(self.limits)
+
+    def next_input(self) -> Input:
+        """Token id, position and block position of what the model reads next."""
+        return self.writer.next_input()
 
     def finish_blank(self, reason: str) -> None:
         """Close the current blank and open the next one, if there is one."""
@@ -91,56 +96,100 @@ class Event:
     reason: str | None
 
 
-def decode(
-    reader: Reader, rows: Sequence[Row], options: FillOptions, ends: Ends, *, read_last: bool = True
-) -> Iterator[Event]:
-    """Write every blank of every row; events in the order of decision.
+class Answers(Job):
+    """The answers to one text.
 
     Args:
-        reader: has read one layout per row.
+        layout: Part A and the `sop` of the first blank.
+        rows: the answers, with nothing written.
         read_last: let later blanks see the last token of a fill that was cut off by its
             limit. The published code does not; with False neither does this.
+
+    Attributes:
+        events: decisions in their order, for whoever streams; it takes them out.
     """
-    held = list(rows)  # row i of the reader belongs to held[i]; done rows idle until they are dropped
-    live = len(held)
-    while live:
-        logits = reader.step([row.writer for row in held])
-        yield from _advance(logits, held, options, ends, read_last)
-        keep = [i for i, row in enumerate(held) if not row.done]
-        live = len(keep)
-        if 0 < live <= SHRINK_BELOW * len(held):
-            reader.select(torch.tensor(keep, device=reader.device))
-            held = [held[i] for i in keep]
+
+    def __init__(
+        self, layout: Layout, rows: Sequence[Row], options: FillOptions, ends: Ends, *, read_last: bool = True
+    ) -> None:
+        self.layout, self.rows, self.options, self.ends, self.read_last = layout, rows, options, ends, read_last
+        self.lines = len(rows)
+        self.tokens = sum(most + 1 for _, most in rows[0].limits)
+        self.events: deque[Event] = deque()
+
+    def begin(self, memory: Memory, text: Any) -> None:
+        """As `Job`."""
+        for row in self.rows[1:]:
+            row.text = memory.fork(text)
+        self.rows[0].text = text
+
+    def open_lines(self) -> list[Row]:
+        """As `Job`."""
+        return [row for row in self.rows if not row.done]
+
+    def release(self, memory: Memory) -> None:
+        """As `Job`."""
+        for row in self.rows:
+            if row.text is not None:
+                memory.free(row.text)
+                row.text = None
+
+    def note(self, event: Event) -> None:
+        """Note a decision."""
+        self.events.append(event)
 
 
-def _advance(logits: Tensor, held: Sequence[Row], options: FillOptions, ends: Ends, read_last: bool) -> Iterator[Event]:
-    allowed = ends.mask(logits, [row.too_short for row in held])
-    written = ([t for fill in row.writer.fills for t in fill] for row in held)
-    allowed = penalise_repetition(allowed, written, options.repetition_penalty)
-    # Only rows that need a token draw a number, so that a row's numbers are its own.
-    wanting = [i for i, row in enumerate(held) if not (row.done or row.settling)]
-    index = torch.tensor(wanting, dtype=torch.long, device=logits.device)
-    tokens = choose(allowed[index], options, [held[i].generator for i in wanting]) if wanting else index
-    own = logits[index]
-    scores = own.gather(1, tokens[:, None])[:, 0] - own.logsumexp(-1) if wanting else own.new_empty(0)
-    for row in held:
+def write_next(moved: Sequence[tuple[Answers, Tensor]], memory: Memory) -> None:
+    """Choose the next token of every open row of jobs that share their options."""
+    if not moved:
+        return
+    options, ends = moved[0][0].options, moved[0][0].ends
+    held = [(job, row) for job, _ in moved for row in job.open_lines()]
+    logits = torch.cat([values for _, values in moved]) if len(moved) > 1 else moved[0][1]
+    rows = [row for _, row in held]
+    # Rows that only read the last token of a fill draw no number, so that a row's numbers are its own.
+    wanting = [i for i, row in enumerate(rows) if not row.settling]
+    for row in rows:
         if row.settling:
             row.settling = False
             row.open_next()
-    for i, token, score in zip(wanting, tokens.tolist(), scores.tolist(), strict=True):
-        row = held[i]
-        blank = row.writer.blank
-        row.logprobs[-1].append(score)
-        if token in ends.ending:
-            row.finish_blank("stop")
-            yield Event(row, blank, None, "stop")
-            continue
-        row.writer.write(token)
-        yield Event(row, blank, token, None)
-        if len(row.writer.fills[-1]) >= row.limits[blank][1]:
-            if read_last and not row.writer.is_last:
-                row.reasons.append("length")
-                row.settling = True
-            else:
-                row.finish_blank("length")
-            yield Event(row, blank, None, "length")
+    if wanting:
+        if len(wanting) < len(rows):
+            logits, held = logits[torch.tensor(wanting, device=logits.device)], [held[i] for i in wanting]
+        tokens, scores = _choose(logits, [row for _, row in held], options, ends)
+        for (job, row), token, score in zip(held, tokens, scores, strict=True):
+            _write(job, row, token, score)
+    for job, _ in moved:
+        for row in job.rows:
+            if row.done and row.text is not None:
+                memory.free(row.text)
+                row.text = None
+        job.done = all(row.done for row in job.rows)
+
+
+def _choose(logits: Tensor, rows: Sequence[Row], options: FillOptions, ends: Ends) -> tuple[list[int], list[float]]:
+    """The next token of each row and its log-probability under the model."""
+    allowed = ends.mask(logits, [row.too_short for row in rows])
+    written = ([t for fill in row.writer.fills for t in fill] for row in rows)
+    allowed = penalise_repetition(allowed, written, options.repetition_penalty)
+    tokens = choose(allowed, options, [row.generator for row in rows])
+    scores = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    return tokens.tolist(), scores.tolist()
+
+
+def _write(job: Answers, row: Row, token: int, score: float) -> None:
+    blank = row.writer.blank
+    row.logprobs[-1].append(score)
+    if token in job.ends.ending:
+        row.finish_blank("stop")
+        job.note(Event(row, blank, None, "stop"))
+        return
+    row.writer.write(token)
+    job.note(Event(row, blank, token, None))
+    if len(row.writer.fills[-1]) >= row.limits[blank][1]:
+        if job.read_last and not row.writer.is_last:
+            row.reasons.append("length")
+            row.settling = True
+        else:
+            row.finish_blank("length")
+        job.note(Event(row, blank, None, "length"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,16 +13,20 @@ from numpy.random import Generator
 
 from ..blanks import BlankedText, Layout, Writer, lay_out
 from ..checkpoints.resolve import open_model
-from ..errors import ContextLengthError, InputError, OptionError
+from ..cloze.predict import Scoring
+from ..errors import InputError, OptionError
 from ..model import GLMModel
+from ..quantization import check as check_quantize
 from ..tokenizer import Tokenizer
-from .beams import Search, beam_search
-from .decoding import Ends, Event, Row, decode
+from .beams import Search
+from .decoding import Answers, Ends, Row
+from .engine import Engine
+from .jobs import move_on
+from .memory import memory_for
 from .options import FillOptions
 from .prompt import Prompt, build_prompt
-from .reader import Reader
 from .results import Fill, Filled, Piece, Scored
-from .scoring import token_logprobs
+from .scoring import prompts_of, rank_answers, score_answers
 
 # Texts share a forward pass up to this many cached tokens, which bounds memory.
 TOKENS_AT_ONCE = 32_768
@@ -54,6 +58,7 @@ class Infiller:
         banned[tokenizer.num_tokens :] = True
         device = model.word_embeddings.weight.device
         self._ends = Ends((tokenizer.markers.eop, tokenizer.eos), banned.to(device))
+        self.engine = Engine(memory_for(model, tokenizer.eos), move_on)
 
     @overload
     def fill(self, text: Text, **options: Any) -> Filled: ...
@@ -99,7 +104,9 @@ class Infiller:
         if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
             raise OptionError("stream gives one answer as it is written; leave num_beams and num_return_sequences at 1")
         prompt = self._prompt(text, chosen)
-        return self._stream(prompt, self._rows([prompt], chosen), chosen)
+        job = self._job(prompt, chosen)
+        assert isinstance(job, Answers)
+        return self._stream(prompt, job)
 
     def score(self, text: Text, fills: str | Sequence[str], *, truncate: str | None = None) -> Scored:
         """Log-probability of given fills.
@@ -115,71 +122,95 @@ class Infiller:
         """
         return self._score(text, [fills], truncate)[0]
 
-    def choose(
+    @overload
+    def choose(  # type: ignore[overload-overlap]
         self,
         text: Text,
         choices: Sequence[str | Sequence[str]],
         *,
+        length_penalty: float = ...,
+        normalize: str = ...,
+        calibrate: bool | str = ...,
+        ends: bool = ...,
+        truncate: str | None = ...,
+    ) -> list[Scored]: ...
+
+    @overload
+    def choose(
+        self,
+        text: Sequence[Text],
+        choices: Sequence[str | Sequence[str]],
+        *,
+        length_penalty: float = ...,
+        normalize: str = ...,
+        calibrate: bool | str = ...,
+        ends: bool = ...,
+        truncate: str | None = ...,
+    ) -> list[list[Scored]]: ...
+
+    def choose(
+        self,
+        text: Text | Sequence[Text],
+        choices: Sequence[str | Sequence[str]],
+        *,
         length_penalty: float = 0.0,
+        normalize: str = "sum",
+        calibrate: bool | str = False,
+        ends: bool = True,
         truncate: str | None = None,
-    ) -> list[Scored]:
-        """Rank answers to a text, the best first.
+    ) -> list[Scored] | list[list[Scored]]:
+        """Rank answers to a text, or to each text in a list, the best first.
 
         Args:
             choices: each a string for a single blank, or one string per blank.
             length_penalty: rank by log-probability / (number of tokens, ends included) **
                 length_penalty: 0 the probability of the answer, 1 the mean over its tokens.
+            normalize: "sum", or "mean" for length_penalty 1.
+            calibrate: rank by how much more probable an answer is here than in an empty
+                context: True for the blanks with nothing around them, or a text with as many
+                blanks. `Scored.logprob` stays as it is.
+            ends: count the end of every fill. Without it an answer may go on.
+            truncate: as in `fill`.
+
+        Returns:
+            One ranking for a text, a list of them in the same order for a list.
 
         Raises:
-            OptionError: no choices. Otherwise as `score`.
+            OptionError: no choices, or options that are wrong or exclude each other. Otherwise
+                as `score`.
         """
-        if isinstance(choices, str) or not choices:
-            raise OptionError("choices must list at least one answer")
-        scored = self._score(text, choices, truncate)
-        lengths = [sum(len(values) for values in each.token_logprobs) for each in scored]
-        ranks = np.array([s.logprob / n**length_penalty for s, n in zip(scored, lengths, strict=True)])
-        shares = np.exp(ranks - ranks.max())
-        shares /= shares.sum()
-        order = np.argsort(-ranks, kind="stable")
-        return [dataclasses.replace(scored[i], probability=float(shares[i])) for i in order]
+        scoring = Scoring(normalize, length_penalty, bool(calibrate), ends)
+        texts = [text] if isinstance(text, (str, BlankedText)) else list(text)
+        prompts = prompts_of(texts, self.tokenizer, self.model.config, truncate)
+        context = calibrate if isinstance(calibrate, str) else None
+        ranked = rank_answers(self.model, self.tokenizer, prompts, choices, scoring, context=context)
+        return ranked[0] if isinstance(text, (str, BlankedText)) else ranked
 
     def _score(self, text: Text, choices: Sequence[str | Sequence[str]], truncate: str | None) -> list[Scored]:
-        prompt = build_prompt(text, self.tokenizer, self.model.config, truncate=truncate)
-        blanks, longest = len(prompt.blanked.kinds), self.model.config.max_sequence_length - 1
-        answers, ids = [], []
-        for choice in choices:
-            fills = [choice] if isinstance(choice, str) else list(choice)
-            if len(fills) != blanks:
-                raise InputError(f"{len(fills)} fills for a text with {blanks} blanks: {fills}")
-            before = prompt.blanked.literals
-            placed = [self.tokenizer.answer_in_place(before[i], fill) for i, fill in enumerate(fills)]
-            encoded = [self.tokenizer.encode(fill) for fill in placed]
-            if any(len(each) > longest for each in encoded):
-                raise ContextLengthError(f"a fill of {max(map(len, encoded))} tokens; a blank holds at most {longest}")
-            answers.append(fills)
-            ids.append(encoded)
-        layouts = [lay_out(prompt.part_a, prompt.blank_positions, e, self.tokenizer.markers) for e in ids]
-        values = token_logprobs(self.model, layouts, self.tokenizer.eos, tokens_at_once=TOKENS_AT_ONCE // 4)
-        return [
-            Scored(
-                prompt.blanked.substitute(fills)[0], fills, float(sum(map(sum, each))), [float(sum(v)) for v in each],
-                each, encoded,
-            )
-            for fills, encoded, each in zip(answers, ids, values, strict=True)
-        ]  # fmt: skip
+        prompts = prompts_of([text], self.tokenizer, self.model.config, truncate)
+        return score_answers(self.model, self.tokenizer, prompts, choices)[0]
 
-    @torch.inference_mode()
-    def _stream(self, prompt: Prompt, rows: list[Row], options: FillOptions) -> Iterator[Piece]:
+    def _stream(self, prompt: Prompt, job: Answers) -> Iterator[Piece]:
         decoder, fresh = self.tokenizer.decoder(), True
-        for event in self._decode([prompt], rows, options):
-            done = event.reason is not None
-            new = decoder.finish() if event.token is None else decoder.push(event.token)
-            if fresh and new:
-                new, fresh = self._fit(prompt, event.blank, new), False
-            if new or done:
-                yield Piece(event.blank, new, event.reason)
-            if done:
-                decoder, fresh = self.tokenizer.decoder(), True
+        self.engine.submit(job)
+        try:
+            while not job.done or job.events:
+                if not job.events:
+                    self.engine.step(job)
+                    continue
+                event = job.events.popleft()
+                done = event.reason is not None
+                new = decoder.finish() if event.token is None else decoder.push(event.token)
+                if fresh and new:
+                    new, fresh = self._fit(prompt, event.blank, new), False
+                if new or done:
+                    yield Piece(event.blank, new, event.reason)
+                if done:
+                    decoder, fresh = self.tokenizer.decoder(), True
+        finally:
+            self.engine.cancel(job)
+        if job.error is not None:
+            raise job.error
 
     def _fill_all(self, texts: Sequence[Text], options: FillOptions) -> list[Filled]:
         prompts = []
@@ -190,82 +221,50 @@ class Infiller:
                 if len(texts) == 1:
                     raise
                 raise type(error)(f"text {number + 1} of {len(texts)}: {error}") from error
-        results: list[Filled | None] = [None] * len(prompts)
-        for group in self._groups(prompts, options):
-            answer = self._beams if options.num_beams > 1 else self._sample
-            for i, filled in zip(group, answer([prompts[i] for i in group], options), strict=True):
-                results[i] = filled
-        return [filled for filled in results if filled is not None]
+        return list(self._filled_in_order(prompts, options))
+
+    def _filled_in_order(self, prompts: Iterable[Prompt], options: FillOptions) -> Iterator[Filled]:
+        asked: deque[Prompt] = deque()
+
+        def jobs() -> Iterator[Answers | Search]:
+            for prompt in prompts:
+                asked.append(prompt)
+                yield self._job(prompt, options)
+
+        for job in self.engine.run(jobs()):
+            yield self._result(asked.popleft(), job)
 
     def _prompt(self, text: Text, options: FillOptions) -> Prompt:
         prompt = build_prompt(text, self.tokenizer, self.model.config, truncate=options.truncate)
         self._limits(prompt, options)  # raises if they do not fit this text
         return prompt
 
-    def _groups(self, prompts: Sequence[Prompt], options: FillOptions) -> Iterator[list[int]]:
-        """Texts of similar length together, as many as `TOKENS_AT_ONCE` allows."""
-        copies = max(options.num_beams, options.num_return_sequences)
-        group: list[int] = []
-        widest = 0
-        for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i].part_a)):
-            width = copies * (len(prompts[i].part_a) + sum(most for _, most in self._limits(prompts[i], options)))
-            if group and max(widest, width) * (len(group) + 1) > TOKENS_AT_ONCE:
-                yield group
-                group, widest = [], 0
-            group.append(i)
-            widest = max(widest, width)
-        if group:
-            yield group
-
     def _limits(self, prompt: Prompt, options: FillOptions) -> list[tuple[int, int]]:
         return options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
 
-    def _rows(self, prompts: Sequence[Prompt], options: FillOptions) -> list[Row]:
-        rows: list[Row] = []
-        for prompt in prompts:
-            for copy in range(options.num_return_sequences):
-                writer = Writer(prompt.blank_positions.tolist(), self.tokenizer.markers)
-                row = Row(len(rows), writer, self._limits(prompt, options), _generator(options.seed, copy))
-                rows.append(row)
-        return rows
+    def _job(self, prompt: Prompt, options: FillOptions) -> Answers | Search:
+        """What the engine does for one text."""
+        markers, limits = self.tokenizer.markers, self._limits(prompt, options)
+        positions = prompt.blank_positions.tolist()
+        layout = lay_out(prompt.part_a, positions[:1], [[]], markers)
+        if options.num_beams > 1:
+            return Search(layout, positions, limits, options, self._ends, markers)
+        rows = [
+            Row(Writer(positions, markers), limits, _generator(options.seed, copy))
+            for copy in range(options.num_return_sequences)
+        ]
+        return Answers(layout, rows, options, self._ends)
 
-    def _decode(self, prompts: Sequence[Prompt], rows: Sequence[Row], options: FillOptions) -> Iterator[Event]:
-        reader = Reader(self.model, [self._part_a(p) for p in prompts], self.tokenizer.eos, expected=32)
-        if options.num_return_sequences > 1:
-            copies = torch.arange(len(prompts)).repeat_interleave(options.num_return_sequences)
-            reader.select(copies.to(reader.device))
-        return decode(reader, rows, options, self._ends)
-
-    def _part_a(self, prompt: Prompt) -> Layout:
-        return lay_out(prompt.part_a, [], [], self.tokenizer.markers)
-
-    @torch.inference_mode()
-    def _sample(self, prompts: Sequence[Prompt], options: FillOptions) -> list[Filled]:
-        rows = self._rows(prompts, options)
-        for _ in self._decode(prompts, rows, options):
-            pass
-        copies = options.num_return_sequences
-        out = []
-        for i, prompt in enumerate(prompts):
-            answers = [
-                self._filled(prompt, row.writer.fills, row.logprobs, row.reasons)
-                for row in rows[i * copies : (i + 1) * copies]
-            ]
-            out.append(_with_alternatives(answers))
-        return out
-
-    def _beams(self, prompts: Sequence[Prompt], options: FillOptions) -> list[Filled]:
-        searches = [Search(p.part_a, p.blank_positions, self._limits(p, options)) for p in prompts]
-        beam_search(self.model, searches, options, self._ends, self.tokenizer.markers, self.tokenizer.eos)
-        out = []
-        for prompt, search in zip(prompts, searches, strict=True):
-            # The same text may be spelled in different tokens; the most probable spelling stands for it.
-            different: dict[str, Filled] = {}
-            for beam in search.beams:
-                answer = self._filled(prompt, beam.fills, beam.logprobs, beam.reasons)
-                different.setdefault(answer.text, answer)
-            out.append(_with_alternatives(list(different.values())[: options.num_return_sequences]))
-        return out
+    def _result(self, prompt: Prompt, job: Answers | Search) -> Filled:
+        if isinstance(job, Answers):
+            answers = [self._filled(prompt, row.writer.fills, row.logprobs, row.reasons) for row in job.rows]
+            return _with_alternatives(answers)
+        # The same text may be spelled in different tokens; the most probable spelling stands for it.
+        different: dict[str, Filled] = {}
+        for beam in job.beams:
+            answer = self._filled(prompt, beam.fills, beam.logprobs, beam.reasons)
+            different.setdefault(answer.text, answer)
+        return _with_alternatives(list(different.values())[: job.options.num_return_sequences])
 
     def _filled(
         self,
@@ -322,7 +321,9 @@ def load(
             machine is downloaded.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         dtype: "auto" (float32 on a CPU, bfloat16 on a GPU), "float32", "bfloat16", "float16".
-        quantize: None; this release computes with the weights as they are.
+        quantize: "int8" rounds the weights to 8 bits, for a CPU: several times faster, and a
+            loss that hardly differs (benchmarks/README.md). None computes with the weights as
+            they are, but for the embedded model on a CPU, which is rounded unless a dtype is given.
 
     Raises:
         ModelNotFoundError: no such model; names the nearest ones.
@@ -330,8 +331,6 @@ def load(
             not fit together.
         OptionError: an unknown device, dtype or quantize.
     """
-    if quantize is not None:
-        raise OptionError(f"quantize={quantize!r} is not available in this release; leave it at None")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -344,5 +343,9 @@ def load(
     types["auto"] = torch.float32 if kind == "cpu" else torch.bfloat16
     if dtype not in types:
         raise OptionError(f"dtype {dtype!r} is unknown; use {', '.join(types)}")
-    model, tokenizer = open_model(str(name_or_path), device=device, dtype=types[dtype])
+    if quantize is None and (str(name_or_path), dtype, kind) == ("default", "auto", "cpu"):
+        quantize = "int8"
+    if quantize is not None:
+        check_quantize(quantize, kind)
+    model, tokenizer = open_model(str(name_or_path), device=device, dtype=types[dtype], quantize=quantize)
     return Infiller(model, tokenizer)

@@ -1,54 +1,186 @@
-"""Log-probabilities of given fills: one forward pass over Part A and the answers.
+"""Given answers to texts with blanks: how probable each is, and which is best.
 
-    log p(answer) = sum over its tokens and the `eop` that closes it   (paper, equation 1)
-
-Answers may have any number of tokens; none is ever cut.
+Every text is read once for all its answers, and what answers begin with in common too
+(`cloze/candidates.py`). Answers may have any number of tokens; none is ever cut.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from ..attention import dense_mask
-from ..batches import pad
-from ..blanks import Layout
+from ..blanks import BlankedText
+from ..cloze.candidates import token_logprobs
+from ..cloze.predict import TOKENS_AT_ONCE, Scoring, shares
+from ..cloze.question import Question
+from ..config import GLMConfig
+from ..errors import ContextLengthError, InputError, OptionError
 from ..model import GLMModel
-from ..tensors import BatchTensors
+from ..tokenizer import Tokenizer
+from .prompt import Prompt, build_prompt
+from .results import Scored
+
+Choice = str | Sequence[str]  # a string for a single blank, or one per blank
 
 
-@torch.inference_mode()
-def token_logprobs(
-    model: GLMModel, layouts: Sequence[Layout], pad_id: int, *, tokens_at_once: int
-) -> list[list[list[float]]]:
-    """Log-probability in nats of every Part B target.
-
-    Args:
-        layouts: texts with their answers; rows of one batch are padded to the longest.
-        tokens_at_once: positions per forward pass, padding included (bounds memory).
-
-    Returns:
-        For each layout, for each of its spans in order, the values of its tokens and its end.
-    """
-    out: list[list[list[float]]] = [[] for _ in layouts]
-    order = sorted(range(len(layouts)), key=lambda i: len(layouts[i]))
-    while order:
-        count = 1
-        while count < len(order) and (count + 1) * len(layouts[order[count]]) <= tokens_at_once:
-            count += 1
-        group, order = order[:count], order[count:]
-        for i, values in zip(group, _one_batch(model, [layouts[i] for i in group], pad_id), strict=True):
-            out[i] = [values[span].tolist() for span in layouts[i].spans]
+def prompts_of(
+    texts: Sequence[str | BlankedText], tokenizer: Tokenizer, config: GLMConfig, truncate: str | None
+) -> list[Prompt]:
+    """Part A of each text; what is wrong with one of several is said with its number."""
+    out = []
+    for number, text in enumerate(texts, 1):
+        try:
+            out.append(build_prompt(text, tokenizer, config, truncate=truncate))
+        except InputError as error:
+            if len(texts) == 1:
+                raise
+            raise type(error)(f"text {number} of {len(texts)}: {error}") from error
     return out
 
 
-def _one_batch(model: GLMModel, layouts: Sequence[Layout], pad_id: int) -> list[np.ndarray]:
-    batch = pad(layouts, pad_id)
-    tensors = BatchTensors.of(batch, model.word_embeddings.weight.device)
-    mask, chosen = dense_mask(tensors.documents, tensors.in_part_a), tensors.loss_mask
-    logits = model(tensors.input_ids, tensors.position_ids, mask, logits_for=chosen).float()
-    values = logits.gather(1, tensors.targets[chosen][:, None])[:, 0] - logits.logsumexp(-1)
-    sizes = [len(layout) - layout.separator for layout in layouts]
-    return np.split(values.cpu().double().numpy(), np.cumsum(sizes)[:-1])
+def score_answers(
+    model: GLMModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    choices: Sequence[Choice],
+    *,
+    ends: bool = True,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> list[list[Scored]]:
+    """Every choice in every text, in the order given.
+
+    Raises:
+        InputError: fills and blanks differ in number.
+        ContextLengthError: a fill longer than the model can count.
+        OptionError: an empty fill that is scored without its end.
+    """
+    asked = [_question(prompt, choices, tokenizer, model.config, ends) for prompt in prompts]
+    values = token_logprobs(model, asked, tokenizer.markers, tokenizer.eos, ends=ends, tokens_at_once=tokens_at_once)
+    return [
+        [
+            _scored(prompt, [choice] if isinstance(choice, str) else list(choice), ids, read, ends)
+            for choice, ids, read in zip(choices, question.candidates, each, strict=True)
+        ]
+        for prompt, question, each in zip(prompts, asked, values, strict=True)
+    ]
+
+
+def rank_answers(
+    model: GLMModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    choices: Sequence[Choice],
+    scoring: Scoring,
+    *,
+    context: str | None = None,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> list[list[Scored]]:
+    """The choices of every text, the best first, with their shares of the probability.
+
+    Args:
+        scoring: what they are ranked by.
+        context: with `scoring.calibrate`, the empty context: a text with as many blanks. By
+            default the blanks with nothing around them.
+
+    Raises:
+        OptionError: a context without `calibrate`, or with another number of blanks.
+        Otherwise as `score_answers`.
+    """
+    if isinstance(choices, str) or not choices:
+        raise OptionError("choices must list at least one answer")
+    if context is not None and not scoring.calibrate:
+        raise OptionError("a context to calibrate with is of no use without calibrate")
+    scored = score_answers(model, tokenizer, prompts, choices, ends=scoring.ends, tokens_at_once=tokens_at_once)
+    ranks = [_ranks(each, scoring) for each in scored]
+    if scoring.calibrate:
+        # An answer may be written with a space in front in one text and not in another, so the
+        # answers are asked in the empty context as their own text has them.
+        empty = [_empty(prompt, tokenizer, model.config, context) for prompt in prompts]
+        priors = _priors(model, tokenizer, empty, scored, scoring, tokens_at_once)
+        ranks = [rank - prior for rank, prior in zip(ranks, priors, strict=True)]
+    return [_ranked(each, rank) for each, rank in zip(scored, ranks, strict=True)]
+
+
+def _ranked(scored: Sequence[Scored], ranks: NDArray[np.float64]) -> list[Scored]:
+    probabilities = shares(ranks)
+    order = np.argsort(-ranks, kind="stable")
+    return [dataclasses.replace(scored[i], probability=float(probabilities[i])) for i in order]
+
+
+def _ranks(scored: Sequence[Scored], scoring: Scoring) -> NDArray[np.float64]:
+    lengths = np.array([sum(map(len, each.token_logprobs)) for each in scored], np.float64)
+    return np.array([each.logprob for each in scored]) / lengths**scoring.exponent
+
+
+def _question(
+    prompt: Prompt, choices: Sequence[Choice], tokenizer: Tokenizer, config: GLMConfig, ends: bool
+) -> Question:
+    blanks, longest = len(prompt.blanked.kinds), config.max_sequence_length - 1
+    candidates = []
+    for choice in choices:
+        fills = [choice] if isinstance(choice, str) else list(choice)
+        if len(fills) != blanks:
+            raise InputError(f"{len(fills)} fills for a text with {blanks} blanks: {fills}")
+        before = prompt.blanked.literals
+        encoded = tuple(
+            tuple(tokenizer.encode(tokenizer.answer_in_place(before[i], fill))) for i, fill in enumerate(fills)
+        )
+        if max(map(len, encoded)) > longest:
+            raise ContextLengthError(f"a fill of {max(map(len, encoded))} tokens; a blank holds at most {longest}")
+        if not ends and not all(encoded):
+            raise OptionError("an empty answer has nothing but its end; score the ends")
+        candidates.append(encoded)
+    return Question(
+        prompt.part_a, prompt.blank_positions, tuple(candidates), tuple(range(len(candidates))), ("",) * len(candidates)
+    )
+
+
+def _scored(
+    prompt: Prompt, fills: list[str], ids: tuple[tuple[int, ...], ...], read: NDArray[np.float64], ends: bool
+) -> Scored:
+    values = [part.tolist() for part in np.split(read, np.cumsum([len(each) + ends for each in ids])[:-1])]
+    text = prompt.blanked.substitute(fills)[0]
+    return Scored(text, fills, float(read.sum()), [float(sum(v)) for v in values], values, [list(each) for each in ids])
+
+
+def _empty(prompt: Prompt, tokenizer: Tokenizer, config: GLMConfig, context: str | None) -> Prompt:
+    kinds = prompt.blanked.kinds
+    if context is None:
+        return build_prompt(BlankedText(("",) * (len(kinds) + 1), kinds), tokenizer, config)
+    empty = build_prompt(context, tokenizer, config)
+    if len(empty.blanked.kinds) != len(kinds):
+        raise OptionError(
+            f"the context to calibrate with has {len(empty.blanked.kinds)} blanks, the text has {len(kinds)}"
+        )
+    return empty
+
+
+def _priors(
+    model: GLMModel,
+    tokenizer: Tokenizer,
+    empty: Sequence[Prompt],
+    scored: Sequence[Sequence[Scored]],
+    scoring: Scoring,
+    tokens_at_once: int,
+) -> list[NDArray[np.float64]]:
+    """What the answers score in the empty contexts; equal questions are asked once."""
+    asked: dict[object, Question] = {}
+    keys = []
+    for prompt, each in zip(empty, scored, strict=True):
+        candidates = tuple(tuple(tuple(ids) for ids in one.token_ids) for one in each)
+        keys.append((prompt.part_a.tobytes(), candidates))
+        owner = tuple(range(len(candidates)))
+        asked.setdefault(
+            keys[-1], Question(prompt.part_a, prompt.blank_positions, candidates, owner, ("",) * len(owner))
+        )
+    values = token_logprobs(
+        model, list(asked.values()), tokenizer.markers, tokenizer.eos, ends=scoring.ends, tokens_at_once=tokens_at_once
+    )
+    known = {
+        key: np.array([read.sum() / len(read) ** scoring.exponent for read in each])
+        for key, each in zip(asked, values, strict=True)
+    }
+    return [known[key] for key in keys]

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from ..blanks import Layout, Writer, fills_of, lay_out
-from ..infill.decoding import Ends, Row, decode
+from ..infill.decoding import Answers, Ends, Row
 from ..infill.options import FillOptions
-from ..infill.reader import Reader
+from ..infill.engine import Engine
+from ..infill.jobs import move_on
+from ..infill.memory import memory_for
 from ..model import GLMModel
 from ..pretraining.inspect import visible as visible
 from ..tokenizer import Tokenizer
@@ -94,20 +96,17 @@ class FillSamples:
         banned = torch.zeros(model.config.vocab_size, dtype=torch.bool)
         banned[tokenizer.never_generated] = True
         banned[tokenizer.num_tokens :] = True
-        rows = [
-            Row(
-                number,
-                Writer([position for position, _ in sample.blanks], tokenizer.markers),
-                [(0, most)] * len(sample.blanks),
-                np.random.default_rng(0),  # never asked: greedy decoding draws nothing
-            )
-            for number, sample in enumerate(self._samples)
-        ]
-        reader = Reader(model, [sample.part_a for sample in self._samples], tokenizer.eos, expected=most)
-        ends = Ends((tokenizer.markers.eop, tokenizer.eos), banned.to(reader.device))
-        for _ in decode(reader, rows, FillOptions(), ends):
-            pass
-        return rows
+        memory, options = memory_for(model, tokenizer.eos), FillOptions()
+        ends = Ends((tokenizer.markers.eop, tokenizer.eos), banned.to(memory.device))
+        jobs = []
+        for sample in self._samples:
+            positions = [position for position, _ in sample.blanks]
+            generator = np.random.default_rng(0)  # never asked: greedy decoding draws nothing
+            row = Row(Writer(positions, tokenizer.markers), [(0, most)] * len(positions), generator)
+            layout = lay_out(sample.part_a.input_ids, positions[:1], [[]], tokenizer.markers)
+            jobs.append(Answers(layout, [row], options, ends))
+        # Not in inference mode, which wrappers that gather weights do not bear.
+        return [job.rows[0] for job in Engine(memory, move_on, mode=torch.no_grad).run(jobs)]
 
     def _line(self, sample: _Sample, row: Row) -> str:
         ids = sample.part_a.input_ids

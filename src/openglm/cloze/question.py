@@ -1,0 +1,66 @@
+"""`Question`: one text with blanks and the answers that may stand in them, as token ids.
+
+What a pattern, a verbalizer and an example come to. Knows nothing about where it came from,
+about models or about tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..blanks import Ids
+
+Candidate = tuple[tuple[int, ...], ...]  # token ids of one answer, for each blank
+
+
+@dataclass(frozen=True)
+class Context:
+    """Part A and where its blanks stand: [n] token ids and [k] positions in them."""
+
+    part_a: Ids
+    blank_positions: Ids
+
+    @property
+    def key(self) -> tuple[bytes, bytes]:
+        """Equal for equal contexts."""
+        return self.part_a.tobytes(), self.blank_positions.tobytes()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text with k blanks and C candidate answers to L labels.
+
+    Attributes:
+        part_a: [n] token ids, `[CLS]` and the end token included.
+        blank_positions: [k] where the blanks stand in `part_a`.
+        candidates: C answers, each the token ids for every blank, without markers.
+        owner: for each candidate, the index of the label that it speaks for; a label may have
+            several candidates.
+        labels: the name of each label (of each option, where every example brings its own).
+        gold: index of the right label, or None where it is not known.
+        golds: indices of all right labels where several are right; else (gold,) or ().
+        cut: tokens left out of Part A because the text was longer than the context.
+        cut_from: field -> tokens left out of it.
+        number: number of the line or item the example stood in, from 1; 0 if it has none.
+        group: what belongs together in a metric (one MultiRC question, one CMRC2019 passage).
+        prior: the same blanks in an empty context, for calibration, or None.
+    """
+
+    part_a: Ids
+    blank_positions: Ids
+    candidates: tuple[Candidate, ...]
+    owner: tuple[int, ...]
+    labels: tuple[str, ...]
+    gold: int | None = None
+    golds: tuple[int, ...] = ()
+    cut: int = 0
+    cut_from: Mapping[str, int] = field(default_factory=dict)
+    number: int = 0
+    group: str | None = None
+    prior: Context | None = None
+
+    @property
+    def context(self) -> Context:
+        """Part A and its blanks."""
+        return Context(self.part_a, self.blank_positions)

@@ -1,0 +1,1 @@
+"""How good a model is: generation metrics, language modelling, infilling, and named benchmarks."""

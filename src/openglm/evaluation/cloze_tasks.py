@@ -1,0 +1,83 @@
+"""Cloze tasks measured: the model's answers beside guessing and the most frequent answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+
+from ..cloze.predict import Prediction, Scoring, predict
+from ..cloze.question import Question
+from ..cloze.task import Task
+from ..infill.infiller import Infiller
+from .options import EvalOptions
+from .progress import Bar
+from .results import Published
+
+QUESTIONS_AT_ONCE = 64
+DRAWS = 20  # of random answers, for metrics without a closed form
+_SHARES = ("accuracy", "qac")  # metrics that are the share of right answers
+
+
+def scoring_of(task: Task, options: EvalOptions) -> Scoring:
+    """How the task's answers are compared."""
+    if options.calibrate is None:
+        return task.scoring
+    return dataclasses.replace(task.scoring, calibrate=options.calibrate)
+
+
+def questions_of(task: Task, infiller: Infiller, options: EvalOptions, split: str = "test") -> list[Question]:
+    """The first `limit` examples of a split as questions.
+
+    Raises:
+        DataError: no such split or file, or an example that cannot be used (names the line).
+    """
+    examples = task.examples(split, options.data_dir)[: options.limit]
+    return task.questions(examples, infiller.tokenizer, infiller.model.config, options.pattern)
+
+
+def predictions_of(task: Task, infiller: Infiller, questions: Sequence[Question], scoring: Scoring) -> list[Prediction]:
+    """The model's answers, with progress."""
+    out: list[Prediction] = []
+    with Bar(task.name, len(questions), "questions") as bar:
+        for start in range(0, len(questions), QUESTIONS_AT_ONCE):
+            batch = questions[start : start + QUESTIONS_AT_ONCE]
+            out += predict(infiller.model, infiller.tokenizer, batch, scoring=scoring)
+            bar.add(len(batch))
+    return out
+
+
+def chance(task: Task, questions: Sequence[Question]) -> dict[str, float]:
+    """Metrics of answers drawn with equal probability: exact for shares of right answers, else a mean of draws."""
+    exact = 100 * fmean(len(question.golds) / len(question.labels) for question in questions)
+    if all(name in _SHARES for name in task.metrics):
+        return dict.fromkeys(task.metrics, exact)
+    rng = np.random.default_rng(0)
+    draws = [
+        task.evaluate([_answer(question, int(rng.integers(len(question.labels)))) for question in questions])
+        for _ in range(DRAWS)
+    ]
+    return {name: exact if name in _SHARES else fmean(draw[name] for draw in draws) for name in task.metrics}
+
+
+def majority(task: Task, questions: Sequence[Question]) -> dict[str, float]:
+    """Metrics of always giving the answer that is right most often; nothing for tasks without fixed labels."""
+    if not task.labels:
+        return {}
+    counts = Counter(index for question in questions for index in question.golds)
+    best = counts.most_common(1)[0][0]
+    return task.evaluate([_answer(question, best) for question in questions])
+
+
+def published(task: Task) -> tuple[Published, ...]:
+    """The published figures of the task's file."""
+    return tuple(Published(each.system, each.setting, each.metric, each.value, each.source) for each in task.published)
+
+
+def _answer(question: Question, label: int) -> Prediction:
+    scores = np.zeros(len(question.labels))
+    scores[label] = 1.0
+    return Prediction(question, scores, np.zeros(len(question.candidates)))

@@ -1,0 +1,73 @@
+"""What a network says about given targets: their log-probabilities, and whether each was its first choice.
+
+The one place in `openglm.evaluation` that runs a network; knows nothing about text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..attention import dense_mask
+from ..batches import pad
+from ..blanks import Layout
+from ..model import GLMModel
+from ..tensors import BatchTensors
+
+TOKENS_AT_ONCE = 8192  # positions of a forward pass, padding included: bounds memory
+WAITING = 256  # layouts that are sorted by length together
+
+Progress = Callable[[int], None]  # is told how many more items are done
+
+
+def judge(
+    model: GLMModel, layouts: Iterable[Layout], pad_id: int, *, tokens_at_once: int = TOKENS_AT_ONCE
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """For each layout, in order: log-probability in nats and first choice of its scored targets.
+
+    Args:
+        layouts: those positions are scored whose `loss_mask` is True; read as they are needed.
+
+    Yields:
+        ([n] float64, [n] bool) with n the scored positions of the layout.
+    """
+    waiting: list[Layout] = []
+    for layout in layouts:
+        waiting.append(layout)
+        if len(waiting) == WAITING:
+            yield from _judge_all(model, waiting, pad_id, tokens_at_once)
+            waiting = []
+    yield from _judge_all(model, waiting, pad_id, tokens_at_once)
+
+
+def _judge_all(
+    model: GLMModel, layouts: Sequence[Layout], pad_id: int, tokens_at_once: int
+) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    out: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}
+    order = sorted(range(len(layouts)), key=lambda i: len(layouts[i]))
+    while order:
+        count = 1
+        while count < len(order) and (count + 1) * len(layouts[order[count]]) <= tokens_at_once:
+            count += 1
+        group, order = order[:count], order[count:]
+        out.update(zip(group, _one_batch(model, [layouts[i] for i in group], pad_id), strict=True))
+    return [out[i] for i in range(len(layouts))]
+
+
+@torch.inference_mode()
+def _one_batch(
+    model: GLMModel, layouts: Sequence[Layout], pad_id: int
+) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    batch = BatchTensors.of(pad(layouts, pad_id), model.word_embeddings.weight.device)
+    # Part B is what has a block position; of it, only what `loss_mask` names is scored.
+    in_part_a = (batch.position_ids[:, 1] == 0) & (batch.documents >= 0)
+    mask = dense_mask(batch.documents, in_part_a)
+    logits = model(batch.input_ids, batch.position_ids, mask, logits_for=batch.loss_mask).float()
+    targets = batch.targets[batch.loss_mask]
+    logprobs = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    first = logits.argmax(-1) == targets
+    ends = np.cumsum([int(layout.loss_mask.sum()) for layout in layouts])[:-1]
+    return list(zip(np.split(logprobs.cpu().double().numpy(), ends), np.split(first.cpu().numpy(), ends), strict=True))

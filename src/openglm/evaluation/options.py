@@ -1,0 +1,61 @@
+"""What an evaluation is told: which model, which data, how to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+
+METHODS = ("zero-shot", "few-shot")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How to evaluate.
+
+    Attributes:
+        model: the embedded model, a published name or a folder.
+        data_dir: the folder with the data of named tasks; default what OPENGLM_EVAL says.
+        method: "zero-shot" uses the model as it is (a fine-tuned one too); "few-shot" fine-tunes
+            it on the task's training data first, once per seed.
+        seeds: of few-shot runs.
+        limit: the first examples only; None: all.
+        pattern: which of a task's patterns.
+        calibrate: True or False instead of what the task says: answers' probabilities are
+            divided by those in an empty context.
+        generate: options of `Infiller.fill` for generated texts.
+        sequence_length, stride: of the windows of perplexity.
+        ratios: of words blanked out, for infilling.
+        finetune: values of a fine-tuning recipe, nested as in one, for few-shot runs.
+        runs_dir: where few-shot runs leave their folders; None: nowhere.
+        device, dtype: as in `openglm.load`.
+    """
+
+    model: str = "default"
+    data_dir: str | Path | None = None
+    method: str = "zero-shot"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    limit: int | None = None
+    pattern: int = 0
+    calibrate: bool | None = None
+    generate: Mapping[str, Any] = field(default_factory=dict)
+    sequence_length: int | None = None
+    stride: int | None = None
+    ratios: tuple[float, ...] = (0.1, 0.3, 0.5)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    runs_dir: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise OptionError(f"method must be {' or '.join(METHODS)}, not {self.method!r}")
+        if self.limit is not None and self.limit < 1:
+            raise OptionError(f"limit must be at least 1, not {self.limit}")
+        if not self.seeds:
+            raise OptionError("name at least one seed")
+        if not self.ratios:
+            raise OptionError("name at least one ratio of words to blank out")

@@ -1,0 +1,104 @@
+"""Results as Markdown: one table of ours, and per task one with the published figures beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .results import Published, Result
+
+
+def render(results: Sequence[Result]) -> str:
+    """Markdown with everything: ours beside chance and majority, then what others have published."""
+    parts = [own_table(results)]
+    compared = [each for each in _by_task(results) if each[0].published]
+    if compared:
+        parts.append("## Beside published figures")
+        parts += [_beside(group) for group in compared]
+        parts.append("Published figures are of other models, most of them far larger; sources:\n" + _sources(results))
+    return "\n\n".join(parts) + "\n"
+
+
+def own_table(results: Sequence[Result]) -> str:
+    """Task, method, examples, metrics, chance, majority."""
+    rows = [["task", "method", "examples", "results", "chance", "majority"]]
+    for each in results:
+        metrics = ", ".join(f"{name} {value_of(each, name)}" for name in each.metrics)
+        main = each.metric
+        rows.append(
+            [
+                each.task,
+                each.method,
+                f"{each.count}" + (f" ({each.cut} cut)" if each.cut else ""),
+                metrics,
+                _number(each.chance.get(main)),
+                _number(each.majority.get(main)),
+            ]
+        )
+    return markdown(rows, right=(2, 4, 5))
+
+
+def value_of(result: Result, name: str) -> str:
+    """A metric, with its deviation over the seeds where there are several."""
+    value = _number(result.metrics[name])
+    return f"{value} ± {_number(result.deviations[name])}" if name in result.deviations else value
+
+
+def markdown(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A Markdown table; the first row is its head.
+
+    Args:
+        right: columns that are aligned to the right.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| "
+        + " | ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in rows
+    ]
+    rule = "|".join("-" * (width + 1) + ":" if i in right else "-" * (width + 2) for i, width in enumerate(widths))
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _beside(group: Sequence[Result]) -> str:
+    first = group[0]
+    names = list(dict.fromkeys([*first.metrics, *(each.metric for each in first.published)]))
+    shown = [name for name in names if name in first.metrics or any(each.metric == name for each in first.published)]
+    rows = [["system", "setting", *shown]]
+    for each in group:
+        rows.append(
+            [
+                f"**openglm, {each.model}**",
+                each.method,
+                *(value_of(each, n) if n in each.metrics else "" for n in shown),
+            ]
+        )
+    for label, values in (("chance", first.chance), ("majority", first.majority)):
+        if values:
+            rows.append([label, "", *(_number(values.get(name)) for name in shown)])
+    for system, setting in dict.fromkeys((each.system, each.setting) for each in first.published):
+        found = {
+            each.metric: each.value for each in first.published if (each.system, each.setting) == (system, setting)
+        }
+        rows.append([system, setting, *(f"{found[name]:g}" if name in found else "" for name in shown)])
+    title = f"### {first.title or first.task}"
+    return title + "\n\n" + markdown(rows, right=range(2, 2 + len(shown)))
+
+
+def _by_task(results: Sequence[Result]) -> list[list[Result]]:
+    names = dict.fromkeys(each.task for each in results)
+    return [[each for each in results if each.task == name] for name in names]
+
+
+def _sources(results: Sequence[Result]) -> str:
+    published: list[Published] = [figure for each in results for figure in each.published]
+    return "\n".join(f"- {source}" for source in dict.fromkeys(figure.source for figure in published))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if abs(value) < 10_000 else f"{value:.3g}"

@@ -1,0 +1,245 @@
+"""Fine-tuning on cloze questions: the candidates of a question compete for its blank.
+
+    cross_entropy   -log softmax over the scores of the labels, at the right one
+    generative      -score of the right one
+    mix             both added
+    hinge           max(0, margin + best wrong score - score of the right one)
+
+A score is what `cloze.predict.label_scores` makes of the candidates' log-probabilities: all of
+them come from one pass that reads Part A once. (Section 7.2 of the published code's description.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..blanks import Ids
+from ..checkpoints.checkpoint import Checkpoint
+from ..cloze.candidates import CandidateBatch
+from ..cloze.examples import Example
+from ..cloze.predict import Prediction, Scoring, label_scores, predict
+from ..cloze.question import Question
+from ..cloze.task import Task
+from ..errors import DataError
+from ..model import GLMModel
+from ..tokenizer import Tokenizer
+from .jobs import SPLITS, Epochs, Evaluation, Job, Plan, confusion_of, digest_of, weights_of
+from .prompts import prompt_ids, with_prompt
+from .recipe import FinetuneRecipe, ObjectiveOptions
+from .tasks import check_labels, checked_metric, examples_of, note_overlap, note_shortened, save_task, task_of, title_of
+
+
+@dataclass(frozen=True)
+class ClozeBatch:
+    """Questions with what is right of each.
+
+    Attributes:
+        candidates: the questions side by side.
+        right: [Q, L] bool.
+        weights: [Q] float32.
+        tokens, positions: as the loop asks.
+    """
+
+    candidates: CandidateBatch
+    right: Tensor
+    weights: Tensor
+    tokens: int
+    positions: int
+
+    @classmethod
+    def of(
+        cls, questions: Sequence[Question], weights: NDArray[np.float64], tokenizer: Tokenizer, ends: bool
+    ) -> ClozeBatch:
+        """Lay questions out side by side."""
+        candidates = CandidateBatch.of(questions, tokenizer.markers, tokenizer.eos, ends=ends)
+        right = torch.zeros(len(questions), max(len(question.labels) for question in questions), dtype=torch.bool)
+        for row, question in enumerate(questions):
+            right[row, list(question.golds)] = True
+        used = candidates.mask[:, 0].diagonal(dim1=1, dim2=2)
+        return cls(
+            candidates, right, torch.tensor(weights, dtype=torch.float32),
+            int(used.sum()), candidates.input_ids.numel(),
+        )  # fmt: skip
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """One loss per question."""
+        return (len(self.right),)
+
+    def to(self, device: torch.device) -> ClozeBatch:
+        """On another device."""
+        return dataclasses.replace(
+            self, candidates=self.candidates.to(device), right=self.right.to(device), weights=self.weights.to(device)
+        )
+
+    def pin_memory(self) -> ClozeBatch:
+        """As it is: a few questions are copied soon enough."""
+        return self
+
+
+def question_losses(scores: Tensor, right: Tensor, options: ObjectiveOptions) -> Tensor:
+    """The loss of each question, [Q] in nats.
+
+    Args:
+        scores: [Q, L] of the labels, -inf where a question has fewer.
+        right: [Q, L] bool, at least one in each row. Where several are right, their scores are
+            added up as probabilities are (for hinge, the best of them counts).
+    """
+    hidden = torch.full_like(scores, -torch.inf)
+    of_right = torch.where(right, scores, hidden)
+    if options.loss == "hinge":
+        wrong = torch.where(right, hidden, scores).amax(1)
+        gap = (options.margin + wrong - of_right.amax(1)).clamp(min=0)
+        return torch.where(torch.isfinite(wrong), gap, torch.zeros_like(gap))
+    score = of_right.logsumexp(1)
+    if options.loss == "generative":
+        return -score
+    entropy = scores.logsumexp(1) - score
+    return entropy if options.loss == "cross_entropy" else entropy - score
+
+
+class ClozeLoss(nn.Module):
+    """A network with the loss of cloze questions: what the training loop calls."""
+
+    def __init__(self, model: GLMModel, scoring: Scoring, options: ObjectiveOptions, precision: str) -> None:
+        super().__init__()
+        self.model, self.scoring, self.options, self.precision = model, scoring, options, precision
+
+    def forward(self, batch: ClozeBatch) -> tuple[Tensor, Tensor]:
+        """The sum of the losses (differentiable), and the same in its one group, [1]."""
+        candidates = batch.candidates
+        with torch.autocast(candidates.input_ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logprobs = candidates.candidate_logprobs(self.model)
+        scores = label_scores(candidates, logprobs.float(), self.scoring)
+        total = (question_losses(scores, batch.right, self.options) * batch.weights).sum()
+        return total, total.detach().reshape(1)
+
+
+class ClozePlan(Plan):
+    """Questions of a task."""
+
+    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
+        super().__init__(recipe, checkpoint, tokenizer, room)
+        self.task: Task = task_of(recipe)
+        self.title, self.labels = title_of(recipe, self.task), tuple(self.task.labels)
+        self.scoring = self._scoring()
+        self.examples: dict[str, list[Example]] = {
+            split: examples for split in SPLITS if (examples := examples_of(recipe, self.task, split))
+        }
+        if "train" not in self.examples:
+            raise DataError("no training data: name a file of examples")
+        self.questions: dict[str, list[Question]] = {
+            split: self.task.questions(examples, tokenizer, self.config, recipe.pattern, room=room)
+            for split, examples in self.examples.items()
+        }
+        for split, questions in self.questions.items():
+            note_shortened(self.notes, split, questions)
+            self.data.append({"name": split, "documents": len(questions), "address": self._address(split)})
+        check_labels([question.golds for question in self.questions["train"]], self.labels)
+        keys = {split: [_key(question) for question in each] for split, each in self.questions.items()}
+        note_overlap(self.notes, keys)
+        self.digest = digest_of(keys["train"] + [repr(question.golds).encode() for question in self.questions["train"]])
+        self.metric = checked_metric(recipe.run.metric, self.task.metrics)
+
+    def _scoring(self) -> Scoring:
+        scoring: Scoring = dataclasses.replace(self.task.scoring, calibrate=False)  # training makes up for priors
+        penalty = self.recipe.objective.length_penalty
+        return scoring if penalty < 0 else dataclasses.replace(scoring, normalize="sum", length_penalty=penalty)
+
+    def _address(self, split: str) -> str:
+        return ", ".join(Path(path).name for path in getattr(self.recipe.data, split)) or self.task.name
+
+    def has(self, split: str) -> bool:
+        """Whether there are questions of this split."""
+        return split in self.questions
+
+    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
+        """The questions with a network."""
+        return ClozeJob(self, model, seed, precision)
+
+
+def _key(question: Question) -> bytes:
+    """Equal for equal questions: the text, and the answers where each brings its own."""
+    return question.part_a.tobytes() + repr(question.candidates).encode()
+
+
+class ClozeJob(Job):
+    """Questions with a network."""
+
+    groups = ("cloze",)
+
+    def __init__(self, plan: ClozePlan, model: GLMModel, seed: int, precision: str) -> None:
+        run = plan.recipe.run
+        self.plan, self.model = plan, model
+        self.module = ClozeLoss(model, plan.scoring, plan.recipe.objective, precision)
+        self.holder = model
+        ids: Ids = prompt_ids(model)
+        self._questions = {
+            split: [with_prompt(question, ids) for question in questions] for split, questions in plan.questions.items()
+        }
+        train = self._questions["train"]
+        gold = [question.golds[0] for question in train]
+        self._weights = weights_of(
+            gold, len(plan.labels), plan.recipe.objective.class_weights if plan.labels else "none"
+        )
+        self._epochs = Epochs(len(train), run.batch_size // run.accumulate, seed)
+        self.batches = self._epochs.batches
+
+    def batch(self, number: int) -> ClozeBatch:
+        """The questions of micro-batch `number`."""
+        chosen = self._epochs(number)
+        questions = [self._questions["train"][i] for i in chosen]
+        return ClozeBatch.of(questions, self._weights[chosen], self.plan.tokenizer, self.plan.scoring.ends)
+
+    def describe(self, number: int) -> str:
+        """How large it is."""
+        questions = [self._questions["train"][i] for i in self._epochs(number)]
+        return f"{len(questions)} questions of up to {max(len(question.part_a) for question in questions)} tokens"
+
+    def evaluate(self, split: str) -> Evaluation | None:
+        """Metrics of the task and mean loss on a file."""
+        if split not in self._questions:
+            return None
+        predictions = predict(self.model, self.plan.tokenizer, self._questions[split], scoring=self.plan.scoring)
+        return evaluation_of(self.plan.task, predictions, self.plan.labels, self.plan.recipe.objective)
+
+    def save_beside(self, folder: Path) -> None:
+        """The task, so that the model folder knows its pattern and words."""
+        save_task(self.plan.recipe, folder)
+
+
+def evaluation_of(
+    task: Task, predictions: Sequence[Prediction], labels: tuple[str, ...], options: ObjectiveOptions
+) -> Evaluation:
+    """What predictions are worth."""
+    losses = []
+    for prediction in predictions:
+        right = torch.zeros(1, len(prediction.scores), dtype=torch.bool)
+        right[0, list(prediction.question.golds)] = True
+        losses.append(float(question_losses(torch.from_numpy(prediction.scores)[None], right, options)))
+    confusion = None
+    if labels:
+        gold = [prediction.question.golds[0] for prediction in predictions]
+        confusion = confusion_of(gold, [prediction.best for prediction in predictions], len(labels))
+    metrics: Mapping[str, float] = task.evaluate(predictions)
+    return Evaluation(float(np.mean(losses)), dict(metrics), [as_values(each) for each in predictions], confusion)
+
+
+def as_values(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as plain values."""
+    question = prediction.question
+    shares = {label: round(float(p), 6) for label, p in zip(question.labels, prediction.probabilities, strict=True)}
+    out: dict[str, Any] = {"number": question.number, "predicted": prediction.label, "probabilities": shares}
+    if question.golds:
+        gold = [question.labels[index] for index in question.golds]
+        out["label"] = gold[0] if len(gold) == 1 else gold
+    return out

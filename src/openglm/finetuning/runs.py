@@ -1,0 +1,204 @@
+"""Fine-tuning from beginning to end: a recipe in, a folder with a model and a report out.
+
+    output/  model/ (with README.md, task.yaml)  adapter/ or prompt/  report.md  report.json
+             curves.png  confusion_matrix.png  dev.predictions.jsonl  test.predictions.jsonl
+             seed-0/ seed-1/ ...
+
+One run per seed, each on the project's one training loop; the best becomes the model. Killed
+or stopped at any moment, the same call goes on from the last state, to the same result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+
+import torch
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.find import find_folder
+from ..checkpoints.native import save_model
+from ..checkpoints.resolve import open_checkpoint
+from ..errors import TrainingError
+from ..files import write_atomically
+from ..training.card import describe_environment, write_card
+from ..training.parallel import Processes
+from .adapters import save_adapter
+from .classify import ClassifyPlan
+from .cloze import ClozePlan
+from .documents import DocumentPlan
+from .jobs import Job, Measure, Plan
+from .prompts import save_prompt
+from .recipe import FinetuneRecipe, loop_options
+from .report import CURVES, results_sections, seed_folder, write_report
+from .results import FinetuneResult, RunResult
+from .seq2seq import Seq2SeqPlan
+from .tuner import Surroundings, Tuner, fresh_job, plain_model
+
+MODEL_FOLDER, ADAPTER_FOLDER, PROMPT_FOLDER = "model", "adapter", "prompt"
+SETTINGS_FILE = "finetune.json"
+PLANS: Mapping[str, type[Plan]] = {
+    "cloze": ClozePlan,
+    "classify": ClassifyPlan,
+    "seq2seq": Seq2SeqPlan,
+    "infilling": DocumentPlan,
+    "lm": DocumentPlan,
+}
+
+
+def run(
+    recipe: FinetuneRecipe,
+    *,
+    device: str = "auto",
+    track: str = "none",
+    quiet: bool = False,
+    stop_at: int | None = None,
+    deadline: float | None = None,
+    measure: Measure | None = None,
+) -> FinetuneResult:
+    """Fine-tune as the recipe says; go on with what is in its folder.
+
+    Args:
+        device: "auto", or what torch calls a device.
+        track: see `training.trackers`.
+        quiet: say nothing on standard error.
+        stop_at: make no more than so many updates per seed; deadline: begin none after this
+            reading of `time.monotonic`. An unfinished run returns `finished=False`.
+        measure: for seq2seq, the finished model writes the targets of the dev and test files,
+            and this measures them; so does the untuned one.
+
+    Raises:
+        DataError, TrainingError, OptionError, ContextLengthError: before any training, whatever
+            is wrong with the recipe, the task or the data.
+    """
+    processes = Processes.join(device)
+    if processes.count > 1:
+        processes.leave()
+        raise TrainingError("fine-tuning runs in one process; start it without torchrun")
+    plan, checkpoint = prepare(recipe)
+    if not quiet:
+        for note in plan.notes:
+            print(f"openglm: note: {note}", file=sys.stderr)
+    around = Surroundings(processes, track, quiet, stop_at, deadline, measure)
+    untuned = _untuned(recipe, plan, checkpoint, around)
+    done: list[RunResult] = []
+    for seed in recipe.run.seeds:
+        tuner = Tuner(recipe, plan, checkpoint, seed, seed_folder(recipe.folder, seed), around)
+        result = tuner.run()
+        if result is None:
+            return FinetuneResult(
+                recipe.folder, None, tuple(done), None, plan.labels, tuple(plan.notes), False, untuned
+            )
+        done.append(result)
+    best = max(done, key=lambda each: _rank(plan, each))
+    out = FinetuneResult(
+        recipe.folder, recipe.folder / MODEL_FOLDER, tuple(done), best, plan.labels, tuple(plan.notes), True, untuned
+    )
+    tuner = Tuner(recipe, plan, checkpoint, best.seed, seed_folder(recipe.folder, best.seed), around)
+    job = tuner.restore_best()
+    _leave(out, recipe, plan, job, processes.device)
+    return out
+
+
+def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
+    """Everything that can go wrong before training: the model is found, the examples read and checked."""
+    checkpoint = open_checkpoint(find_folder(recipe.model))
+    room = checkpoint.config.max_sequence_length
+    if recipe.method.name == "prompt":
+        room -= recipe.method.tokens
+        if room < recipe.method.tokens:
+            raise TrainingError(
+                f"method.tokens {recipe.method.tokens} leaves too little of the model's context of "
+                f"{checkpoint.config.max_sequence_length} tokens"
+            )
+    return PLANS[recipe.kind](recipe, checkpoint, checkpoint.tokenizer(), room), checkpoint
+
+
+def _untuned(
+    recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, around: Surroundings
+) -> dict[str, dict[str, float]]:
+    """What the model does before training; kept in the folder, so that a run that goes on need not look again."""
+    if recipe.kind == "classify":
+        return {}  # a head that knows nothing
+    path = recipe.folder / ".untuned.json"
+    key = f"{plan.digest} {checkpoint.folder} {recipe.pattern} {recipe.objective} {around.measure is None}"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.pop("key") == key:
+            return dict(kept)
+    except (OSError, ValueError, KeyError):
+        pass
+    plain = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, name="full", layers=0))
+    job = fresh_job(plain, plan, checkpoint, 0, around.processes.device)
+    job.module.eval()
+    out: dict[str, dict[str, float]] = {}
+    with torch.no_grad():
+        for split in ("dev", "test"):
+            found = job.evaluate_fully(split, around.measure)
+            if found is not None:
+                out[split] = {**found.metrics, "loss": found.loss}
+    write_atomically(path, json.dumps({"key": key, **out}).encode())
+    return out
+
+
+def _rank(plan: Plan, result: RunResult) -> tuple[float, float]:
+    if "dev" not in result.loss:
+        return 0.0, 0.0  # the first seed
+    value = result.metrics["dev"][plan.metric] if plan.metric else -result.loss["dev"]
+    return value, -result.loss["dev"]
+
+
+def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job, device: torch.device) -> None:
+    """Write model, adapter or prompt, report and card."""
+    assert result.best is not None
+    output, folder = result.output, result.output / MODEL_FOLDER
+    if recipe.method.name == "lora":
+        save_adapter(output / ADAPTER_FOLDER, job.model, recipe.method.lora, base_model=recipe.model)
+    if recipe.method.name == "prompt":
+        for place in (output / PROMPT_FOLDER, folder):
+            save_prompt(place, job.model, recipe.method.prompt, base_model=recipe.model)
+    job.save_beside(folder)
+    model = plain_model(job)
+    settings = {
+        "kind": recipe.kind, "pattern": recipe.pattern, "title": plan.title, "method": recipe.method.name,
+        "base_model": recipe.model, "length_penalty": recipe.objective.length_penalty,
+    }  # fmt: skip
+    text = json.dumps(settings, indent=2, ensure_ascii=False)
+    write_atomically(folder / SETTINGS_FILE, (text + "\n").encode())
+    save_model(folder, model, plan.tokenizer)
+    options = loop_options(recipe, job.batches, result.best.seed, on_gpu=device.type == "cuda")
+    environment = describe_environment(device, options.precision)
+    missing = write_report(result, recipe, plan.title, environment)
+    for text in missing:
+        print(f"openglm: note: {text}", file=sys.stderr)
+    curves = output / CURVES
+    write_card(
+        folder,
+        recipe=json.loads(json.dumps(recipe.to_dict())),
+        data=plan.data,
+        validation={},
+        steps=result.best.step,
+        tokens_seen=result.best.tokens,
+        parameters=plan.config.num_parameters,
+        curves=curves if curves.exists() else None,
+        environment=environment,
+        name=plan.title,
+        base_model=recipe.model,
+        blanks=plan.config.blanks,
+        usage=_usage(recipe) if recipe.kind in ("cloze", "classify") else "",
+        sections=results_sections(result),
+    )
+
+
+def _usage(recipe: FinetuneRecipe) -> str:
+    code = [
+        "from openglm.finetuning import load_classifier",
+        "",
+        'classify = load_classifier("model")',
+        "answer = classify.predict(example)  # a mapping with the fields of the training examples",
+        "print(answer.label, answer.probabilities)",
+    ]
+    joined = "\n".join(code)
+    return f"## Use\n\nWith this folder as `model`:\n\n```python\n{joined}\n```"

@@ -1,0 +1,249 @@
+"""Fine-tuning from a source text to a target text: the target fills a blank behind the source.
+
+    Part A    [CLS] source [sMASK] <eos>      Part B    <sop> target      targets    target <eop>
+
+Loss: cross-entropy with label smoothing, (1 - e) CE + e mean over the vocabulary of -log p, the
+mean over target tokens (section 7.5 of the published code's description). Losses reported on
+dev and test files are plain cross-entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..batches import pad
+from ..blanks import BlankedText, Layout, lay_out
+from ..checkpoints.checkpoint import Checkpoint
+from ..cloze.examples import Example, read_examples
+from ..cloze.pattern import Pattern
+from ..errors import ContextLengthError, DataError
+from ..infill.infiller import Infiller
+from ..model import GLMModel
+from ..pretraining.samples import KINDS, OBJECTIVE_NAMES
+from ..pretraining.stream import TrainingBatch
+from ..tokenizer import Tokenizer
+from ..training.loss import linear_cross_entropy
+from ..training.step import StepBatch, predicting_states
+from .jobs import SPLITS, Epochs, Evaluation, Job, Measure, Plan, digest_of
+from .prompts import prompt_ids, prompt_of
+from .recipe import FinetuneRecipe
+from .tasks import note_overlap
+
+TOKENS_AT_ONCE = 8192
+PREFERRED = ("[sMASK]", "[gMASK]", "[MASK]")  # the blank of a target, the first that the model knows
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One example.
+
+    Attributes:
+        layout: source and target, laid out.
+        blanked: the source with its blank, as text.
+        target: what belongs there.
+        number: of its line.
+        cut: tokens of the source left out.
+    """
+
+    layout: Layout
+    blanked: BlankedText
+    target: str
+    number: int
+    cut: int
+
+
+class SmoothedLoss(nn.Module):
+    """A network with label-smoothed cross-entropy; without smoothing in evaluation mode."""
+
+    def __init__(self, model: GLMModel, smoothing: float, precision: str) -> None:
+        super().__init__()
+        self.model, self.smoothing, self.precision = model, smoothing, precision
+
+    def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
+        """The sum of the losses in nats (differentiable), and the cross-entropy in each group, [G]."""
+        hidden_MD = predicting_states(self.model, batch, self.precision, many_shapes=True)
+        table = self.model.word_embeddings.weight
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        total, losses = linear_cross_entropy(hidden_MD, table, batch.targets, dtype=dtype)
+        if self.training and self.smoothing:
+            # mean over v of -log p(v) = CE + logit(target) - mean logit: no logit but the target's is needed.
+            gap = (hidden_MD.float() * (table[batch.targets] - table.mean(0)).float()).sum()
+            total = total + self.smoothing * gap
+        return total, losses.new_zeros(len(batch.counts)).index_add_(0, batch.groups, losses)
+
+
+def step_batch(layouts: Sequence[Layout], group: int, pad_id: int) -> StepBatch:
+    """Layouts, one per row, as a batch whose losses are reported under one objective."""
+    batch = pad(layouts, pad_id)
+    return StepBatch.of(TrainingBatch(batch, np.where(batch.used_mask, group, -1).astype(np.int8)))
+
+
+class Seq2SeqPlan(Plan):
+    """Pairs of texts."""
+
+    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
+        super().__init__(recipe, checkpoint, tokenizer, room)
+        blank = next(kind for kind in PREFERRED if kind in self.config.blanks)
+        values = recipe.task if isinstance(recipe.task, Mapping) else {}
+        self.pattern = Pattern.parse(str(values.get("pattern") or f"{{{recipe.data.source}:shorten}}{blank}"))
+        if not recipe.data.train:
+            raise DataError("no training data: name a file of examples")
+        self.pairs = {
+            split: self._read(split, read_examples(getattr(recipe.data, split)))
+            for split in SPLITS
+            if getattr(recipe.data, split)
+        }
+        for split, pairs in self.pairs.items():
+            cut = [pair.cut for pair in pairs if pair.cut]
+            if cut:
+                self.notes.append(f"{split}: {len(cut)} of {len(pairs)} sources shortened by {sum(cut)} tokens in all")
+            address = ", ".join(Path(path).name for path in getattr(recipe.data, split))
+            self.data.append({"name": split, "documents": len(pairs), "address": address})
+        keys = {split: [str(pair.blanked).encode() for pair in pairs] for split, pairs in self.pairs.items()}
+        note_overlap(self.notes, keys)
+        self.digest = digest_of(pair.layout.input_ids.tobytes() for pair in self.pairs["train"])
+
+    def _read(self, split: str, examples: Sequence[Example]) -> list[Pair]:
+        if not examples:
+            raise DataError(f"{split}: there are no examples in it")
+        return [self._pair(example) for example in examples]
+
+    def _pair(self, example: Example) -> Pair:
+        tokenizer, longest = self.tokenizer, self.config.max_sequence_length - 1
+        values = {name: text_of(example, name) for name in self.pattern.fields}
+        target = text_of(example, self.recipe.data.target)
+        try:
+            filled = self.pattern.fill(values, tokenizer, self.room)
+        except (DataError, ContextLengthError) as error:
+            raise type(error)(f"{example.where}: {error}") from error
+        context = filled.context(tokenizer)
+        if len(context.blank_positions) != 1:
+            raise DataError("the pattern of sequence-to-sequence examples needs exactly one blank")
+        kind = filled.blanked.kinds[0]
+        if kind.value not in self.config.blanks:
+            raise DataError(f"this model was trained without {kind}; it fills {', '.join(self.config.blanks)}")
+        ids = tokenizer.encode(tokenizer.answer_in_place(filled.blanked.literals[0], target))
+        if not ids:
+            raise DataError(f"{example.where}: the field {self.recipe.data.target!r} is empty")
+        if len(ids) > longest:
+            raise DataError(
+                f"{example.where}: a target of {len(ids)} tokens; a blank of this model holds at most {longest}: "
+                "shorten it, or leave the example out"
+            )
+        layout = lay_out(context.part_a, context.blank_positions, [ids], tokenizer.markers)
+        return Pair(layout, filled.blanked, target, example.number, filled.cut)
+
+    def has(self, split: str) -> bool:
+        """Whether there are pairs of this split."""
+        return split in self.pairs
+
+    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
+        """The pairs with a network."""
+        return Seq2SeqJob(self, model, seed, precision)
+
+
+def text_of(example: Example, name: str) -> str:
+    """A field that must be text.
+
+    Raises:
+        DataError: missing, or something else; names file and line.
+    """
+    value = example.get(name)
+    if not isinstance(value, str):
+        raise DataError(f"{example.where}: the field {name!r} must be text, not {value!r}")
+    return value
+
+
+class Seq2SeqJob(Job):
+    """Pairs with a network."""
+
+    groups = OBJECTIVE_NAMES
+
+    def __init__(self, plan: Seq2SeqPlan, model: GLMModel, seed: int, precision: str) -> None:
+        run = plan.recipe.run
+        self.plan, self.model, self.holder = plan, model, model
+        self.module = SmoothedLoss(model, plan.recipe.objective.label_smoothing, precision)
+        self._group = KINDS.index(plan.pairs["train"][0].blanked.kinds[0])
+        ids = prompt_ids(model)
+        self._layouts = {
+            split: [_prefixed(pair.layout, ids, plan.tokenizer) for pair in pairs]
+            for split, pairs in plan.pairs.items()
+        }
+        self._epochs = Epochs(len(plan.pairs["train"]), run.batch_size // run.accumulate, seed)
+        self.batches = self._epochs.batches
+
+    def batch(self, number: int) -> StepBatch:
+        """The pairs of micro-batch `number`."""
+        layouts = [self._layouts["train"][i] for i in self._epochs(number)]
+        return step_batch(layouts, self._group, self.plan.tokenizer.eos)
+
+    def describe(self, number: int) -> str:
+        """How large it is."""
+        lengths = [len(self._layouts["train"][i]) for i in self._epochs(number)]
+        return f"{len(lengths)} pairs of up to {max(lengths)} tokens"
+
+    def evaluate(self, split: str) -> Evaluation | None:
+        """Mean loss per target token on a file."""
+        if split not in self._layouts:
+            return None
+        layouts = self._layouts[split]
+        pad_id = self.plan.tokenizer.eos
+        batches = (step_batch([layouts[i] for i in group], self._group, pad_id) for group in by_length(layouts))
+        return Evaluation(mean_loss(self.module, batches, self.model.word_embeddings.weight.device))
+
+    def evaluate_fully(self, split: str, measure: Measure | None) -> Evaluation | None:
+        """Loss, and what the network writes for each source, measured.
+
+        A network with a trained prompt writes nothing here: `Infiller` knows no prompts.
+        """
+        found = self.evaluate(split)
+        if found is None or measure is None or prompt_of(self.model) is not None:
+            return found
+        pairs = self.plan.pairs[split]
+        longest = max(len(pair.layout) - pair.layout.separator for pair in self.plan.pairs["train"])
+        options: dict[str, Any] = {"max_new_tokens": min(2 * longest, self.model.config.max_sequence_length - 1)}
+        options |= {"truncate": "end", **measure.options}
+        infiller = Infiller(self.model, self.plan.tokenizer)
+        written = [filled.blanks[0].text.strip() for filled in infiller.fill([p.blanked for p in pairs], **options)]
+        rows = [
+            {"number": pair.number, "source": str(pair.blanked), "target": pair.target, "written": text}
+            for pair, text in zip(pairs, written, strict=True)
+        ]
+        return Evaluation(found.loss, dict(measure.metric(written, [pair.target for pair in pairs])), rows)
+
+
+def _prefixed(layout: Layout, ids: Any, tokenizer: Tokenizer) -> Layout:
+    """The layout with a prompt in front of its Part A."""
+    if not len(ids):
+        return layout
+    part_a = np.concatenate([ids, layout.input_ids[: layout.separator]])
+    position = int(layout.position_ids[layout.separator]) + len(ids)
+    return lay_out(part_a, [position], [layout.targets[layout.separator : -1]], tokenizer.markers)
+
+
+def by_length(layouts: Sequence[Layout]) -> list[list[int]]:
+    """Indices of layouts of similar length, as many together as `TOKENS_AT_ONCE` allows."""
+    groups: list[list[int]] = [[]]
+    for i in sorted(range(len(layouts)), key=lambda i: len(layouts[i])):
+        if groups[-1] and (len(groups[-1]) + 1) * len(layouts[i]) > TOKENS_AT_ONCE:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+@torch.no_grad()
+def mean_loss(module: nn.Module, batches: Any, device: torch.device) -> float:
+    """Mean loss in nats over all targets of some batches."""
+    total, count = 0.0, 0
+    for batch in batches:
+        _, sums = module(batch.to(device))
+        total += float(sums.sum())
+        count += sum(batch.counts)
+    return total / max(1, count)

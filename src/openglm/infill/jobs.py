@@ -1,0 +1,24 @@
+"""How running jobs move on: the one place that knows every kind of job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .beams import Search
+from .decoding import Answers, write_next
+from .engine import Job
+from .memory import Memory
+
+
+def move_on(moved: Sequence[tuple[Job, Tensor]], memory: Memory) -> None:
+    """Give each job the logits of its lines; those that share options are done in one go."""
+    alike: dict[int, list[tuple[Answers, Tensor]]] = {}
+    for job, logits in moved:
+        if isinstance(job, Answers):
+            alike.setdefault(id(job.options), []).append((job, logits))
+        elif isinstance(job, Search):
+            job.advance(logits, memory)
+    for group in alike.values():
+        write_next(group, memory)

@@ -1,0 +1,162 @@
+"""The model with the texts it has read: whole texts in, then one token of each at a time.
+
+`memory_for` chooses how keys and values are kept: on a CPU in pages (`pages.py`), elsewhere
+in slots (`slots.py`). Texts come and go one by one, and one text may be continued in several
+ways: a fork shares what was read.
+
+Knows layouts, positions and masks; nothing about how the next token is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..attention import dense_mask
+from ..batches import NO_DOCUMENT, pad
+from ..blanks import Layout
+from ..cache import Cache
+from ..model import GLMModel
+from ..tensors import BatchTensors
+
+Input = tuple[int, int, int]  # token id, position, block position
+
+# Positions, padding included, that one forward pass reads: enough to keep the matrix
+# products busy, few enough for its hidden states to stay small.
+READ_AT_ONCE = 4096
+# Texts go into one pass while the longest is at most this much longer than the shortest.
+UNEVEN = 1.25
+
+
+class Memory(Protocol):
+    """Texts that were read. A text is held by a handle that `read` and `fork` give."""
+
+    model: GLMModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits are."""
+
+    def read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
+        """Read new texts.
+
+        Returns:
+            A handle for each, and the logits after its last token, [R, V] float32.
+        """
+
+    def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
+        """Read one more token of each of these texts; the logits after it, [R, V] float32."""
+
+    def fork(self, text: Any) -> Any:
+        """A second text that begins with all of this one."""
+
+    def free(self, text: Any) -> None:
+        """Forget a text."""
+
+    def bytes_per_token(self) -> int:
+        """What one token of a text takes."""
+
+    @property
+    def texts_held(self) -> int:
+        """Texts that were not freed."""
+
+
+def evenly(lengths: Sequence[int], positions: int = READ_AT_ONCE) -> Iterator[list[int]]:
+    """Indices of texts that are read in one pass, the shortest first."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        longer = lengths[i] > UNEVEN * lengths[group[0]] + 8 if group else False
+        if group and (longer or lengths[i] * (len(group) + 1) > positions):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+class PagedMemory:
+    """Texts in pages, on a CPU."""
+
+    def __init__(self, model: GLMModel, pad_id: int) -> None:
+        from .pages import Pages
+
+        self.model, self.pad_id = model, pad_id
+        exact = model.word_embeddings.weight.dtype == torch.float32
+        self._dtype = torch.float32 if exact else torch.float16
+        self.pages = Pages(model.config, self._dtype)
+        self.texts_held = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits are."""
+        return torch.device("cpu")
+
+    def bytes_per_token(self) -> int:
+        """What one token of a text takes."""
+        from .pages import Pages
+
+        return Pages.bytes_per_token(self.model.config, self._dtype)
+
+    def read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
+        """As `Memory`."""
+        from .pages import Fresh
+
+        texts: list[Any] = [None] * len(layouts)
+        rows: list[Tensor] = [torch.empty(0)] * len(layouts)
+        for group in evenly([len(layout) for layout in layouts]):
+            held = [self.pages.hold(len(layouts[i])) for i in group]
+            cache = Fresh(self.pages, held, len(layouts[group[-1]]))
+            logits = read_whole(self.model, [layouts[i] for i in group], self.pad_id, cache)
+            for row, i in enumerate(group):
+                texts[i], rows[i] = held[row], logits[row]
+        self.texts_held += len(layouts)
+        return texts, torch.stack(rows)
+
+    def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
+        """As `Memory`."""
+        from .pages import Step
+
+        return next_logits(self.model, torch.tensor(inputs), None, Step(self.pages, texts))
+
+    def fork(self, text: Any) -> Any:
+        """As `Memory`."""
+        self.texts_held += 1
+        return self.pages.fork(text)
+
+    def free(self, text: Any) -> None:
+        """As `Memory`."""
+        self.texts_held -= 1
+        self.pages.free(text)
+
+
+def memory_for(model: GLMModel, pad_id: int) -> Memory:
+    """The fastest way to keep texts on the model's device.
+
+    Args:
+        pad_id: fills up shorter rows; nobody attends to it.
+    """
+    if model.word_embeddings.weight.device.type == "cpu":
+        return PagedMemory(model, pad_id)
+    from .slots import SlotMemory
+
+    return SlotMemory(model, pad_id)
+
+
+def read_whole(model: GLMModel, layouts: Sequence[Layout], pad_id: int, cache: Cache) -> Tensor:
+    """One pass over whole texts, padded to the longest; the logits after the last token of each, [R, V]."""
+    tensors = BatchTensors.of(pad(layouts, pad_id), model.word_embeddings.weight.device)
+    plain = bool(tensors.in_part_a.all())
+    mask = None if plain else dense_mask(tensors.documents, tensors.in_part_a)
+    hidden_BSD = model.hidden_states(tensors.input_ids, tensors.position_ids, mask, cache=cache)
+    last = (tensors.documents != NO_DOCUMENT).sum(1) - 1
+    return model.logits(hidden_BSD[torch.arange(len(layouts), device=last.device), last]).float()
+
+
+def next_logits(model: GLMModel, inputs_R3: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+    """One pass over one token of each text, [R, 3] ids and positions -> [R, V]."""
+    hidden = model.hidden_states(inputs_R3[:, :1], inputs_R3[:, 1:, None], mask, cache=cache)
+    return model.logits(hidden[:, -1]).float()
+

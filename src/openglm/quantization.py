@@ -1,0 +1,221 @@
+"""Int8 weights for inference on a CPU.
+
+    y = s_x s_w (x_q W_q^T) + b
+
+Each output channel of a weight has a scale of its own, and so has each token of what comes
+in; products are summed exactly, in 32-bit integers. A token's result depends on no other
+token, so a text gets the same in any batch. What lies between the products stays float32.
+
+The products are FBGEMM's, which reads weights at the speed of the memory; where torch lacks
+it, oneDNN's; where it lacks both, plain torch, which saves memory but no time.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import OptionError
+
+if TYPE_CHECKING:
+    from .model import GLMModel
+
+QUANTIZE = ("int8",)
+
+
+class Product(Protocol):
+    """x_q W_q^T scaled by the channels' scales.
+
+    Args:
+        x: [M, K] float32 with values in -limit .. limit; rounded to integers here.
+
+    Returns:
+        [M, N] float32.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor: ...  # noqa: D102
+
+
+class Fbgemm:
+    """FBGEMM's packed product."""
+
+    @staticmethod
+    def available() -> bool:
+        """Whether this torch has it."""
+        return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(
+            torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32"
+        )
+
+    def __init__(self, weight: Tensor, scale: Tensor, limit: int) -> None:
+        self._zero = limit + 1
+        zeros = torch.zeros(len(scale), dtype=torch.int64)
+        engine = torch.backends.quantized.engine
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch means to drop these tensors some day; then oneDNN takes over
+            torch.backends.quantized.engine = "fbgemm"
+            try:
+                tensor = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
+                self._packed = torch.ops.quantized.linear_prepack(tensor, None)
+            finally:
+                torch.backends.quantized.engine = engine
+        self._product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `Product`."""
+        out: Tensor = self._product(x, 1.0, self._zero, self._packed)
+        return out
+
+
+class OneDnn:
+    """oneDNN's packed product."""
+
+    @staticmethod
+    def available() -> bool:
+        """Whether this torch has it."""
+        return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+    def __init__(self, weight: Tensor, scale: Tensor, limit: int) -> None:
+        self._zero, self._scale = limit + 1, scale.float()
+        self._zeros = torch.zeros(len(scale), dtype=torch.int64)
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `Product`."""
+        unsigned = (x + (self._zero + 0.5)).to(torch.uint8)  # cutting off what was raised by a half rounds
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            unsigned, 1.0, self._zero, self._packed, self._scale, self._zeros,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return out
+
+
+class Plain:
+    """The product by its definition."""
+
+    @staticmethod
+    def available() -> bool:
+        """Always."""
+        return True
+
+    def __init__(self, weight: Tensor, scale: Tensor, limit: int) -> None:
+        self._weight, self._scale = weight, scale.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `Product`."""
+        return F.linear(x.round(), self._weight.float()).mul_(self._scale)
+
+
+KERNELS: tuple[type[Fbgemm | OneDnn | Plain], ...] = (Fbgemm, OneDnn, Plain)
+
+
+@functools.cache
+def activation_limit() -> int:
+    """Largest integer of what comes in. Without VNNI, sums of two products of 8 bits overflow 16 bits."""
+    known = getattr(torch.cpu, "_is_vnni_supported", None)
+    return 127 if known is not None and known() else 63
+
+
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [N, K] as int8 and the scale of each channel, [N] float32."""
+    weight = weight.float()
+    scale = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny).div_(127)
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with int8 weights.
+
+    Args:
+        weight: [N, K] of any floating point type; not kept.
+        bias: [N], or None.
+        kernel: one of `KERNELS`; by default the first that this torch has.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, kernel: type[Fbgemm | OneDnn | Plain] | None = None
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._limit = activation_limit()
+        chosen = kernel or next(each for each in KERNELS if each.available())
+        self._product: Product = chosen(*rounded(weight), self._limit)
+        self.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., K] -> [..., N] float32."""
+        flat = x.reshape(-1, self.in_features).float()
+        scale = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-30).div_(self._limit)
+        out = self._product(flat / scale)
+        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale, out=out)
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+class Int8Embedding(nn.Module):
+    """An embedding with int8 rows, and the projection onto it.
+
+    Attributes:
+        weight: [V, D] int8.
+        scale: [V] float32.
+    """
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        table, scale = rounded(weight)
+        self.register_buffer("weight", table)
+        self.register_buffer("scale", scale)
+        self._projection = Int8Linear(weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] ids -> [..., D] float32."""
+        return self.weight[ids] * self.scale[ids][..., None]
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V] float32."""
+        out: Tensor = self._projection(hidden)
+        return out
+
+
+def quantize_module(model: nn.Module, name: str, weight: Tensor, bias: Tensor | None) -> None:
+    """Put an int8 module in the place of the linear layer or word embedding called `name`."""
+    parent, _, own = name.rpartition(".")
+    new: nn.Module = Int8Embedding(weight) if name == "word_embeddings" else Int8Linear(weight, bias)
+    setattr(model.get_submodule(parent), own, new)
+
+
+def to_quantize(model: GLMModel) -> list[str]:
+    """Names of the modules whose weights are rounded: linear layers and the word embedding."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return ["word_embeddings", *linear]
+
+
+def quantize(model: GLMModel, how: str) -> GLMModel:
+    """Round the weights of a model in place; it can then no longer be trained or saved.
+
+    Args:
+        how: "int8".
+
+    Raises:
+        OptionError: another kind, or a model that is not on a CPU.
+    """
+    check(how, model.word_embeddings.weight.device.type)
+    for name in to_quantize(model):
+        module: Any = model.get_submodule(name)
+        quantize_module(model, name, module.weight.detach(), getattr(module, "bias", None))
+    model.float().quantized = how
+    return model.eval()
+
+
+def check(how: str, device: str) -> None:
+    """Raise OptionError for what `quantize` cannot do."""
+    if how not in QUANTIZE:
+        raise OptionError(f"quantize {how!r} is unknown; use {', '.join(QUANTIZE)} or None")
+    if device != "cpu":
+        raise OptionError(f"quantize={how!r} is for a CPU; on {device} leave it out, weights are bfloat16 there")
