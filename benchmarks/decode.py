@@ -1,49 +1,43 @@
-"""Time per token of decoding at the size of GLM-Large, beside the machine's memory ceiling.
+"""Reading and decoding at the size of GLM-Large, beside the machine's ceilings and two peers.
 
     python benchmarks/decode.py [--context 256] [--tokens 16] [--threads 2]
 
-Decoding one text reads every weight once per token, so the ceiling is the rate at which
-this machine reads memory, measured in the same run by multiplying a vector with a matrix
-far larger than any cache. The peer is what the original code does: it keeps hidden states
-instead of keys and values, and projects all of them anew for every token.
+Weights are random: speed does not depend on them. Each line of openglm stands beside the
+ceiling measured in the same run, memory for decoding and matrix products for reading.
+Peers: CTranslate2 (a GPT-2 of equal shape; `pip install '.[benchmarks]'`), and what the
+original GLM code does, which keeps hidden states instead of keys and values and projects
+all of them anew for every token.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from machine import describe, memory_rate
+from machine import describe, markdown_table
 from openglm import GLMConfig, GLMModel
-from openglm.blanks import Markers, Writer, lay_out
-from openglm.infill.reader import Reader
+from openglm.benchmark import measure
+from openglm.blanks import Markers
+from openglm.quantization import quantize
 
 LARGE = GLMConfig(num_layers=24, hidden_size=1024, num_attention_heads=16, vocab_size=50048, max_sequence_length=1024)
+MARKERS, EOS = Markers(sop=50006, eop=50007), 50000
 
 
-def decode_times(model: GLMModel, context: int, tokens: int) -> list[float]:
-    """Seconds of each decoding step after a Part A of `context` tokens."""
-    part_a = np.arange(100, 100 + context)
-    markers = Markers(sop=50006, eop=50007)
-    reader = Reader(model, [lay_out(part_a, np.empty(0, np.int64), [], markers)], 50000, expected=tokens + 4)
-    writer = Writer([context // 2], markers)
-    times = []
-    for _ in range(tokens + 2):
-        begun = time.perf_counter()
-        token = int(reader.step([writer])[0].argmax())
-        times.append(time.perf_counter() - begun)
-        writer.write(token)
-    return times[2:]
+# --- The original's way -----------------------------------------------------------------------
 
 
-def original_times(model: GLMModel, context: int, tokens: int) -> list[float]:
-    """Seconds of each step when hidden states are kept and projected anew, as the original does."""
+def original_seconds(model: GLMModel, context: int, tokens: int) -> float:
+    """Median seconds of a step when hidden states are kept and projected anew, as the original does."""
     memory = [torch.randn(1, context, model.config.hidden_size) for _ in range(model.config.num_layers)]
     times = []
     for _ in range(tokens + 1):
@@ -54,7 +48,7 @@ def original_times(model: GLMModel, context: int, tokens: int) -> list[float]:
             x = _layer_over_memory(layer, x, memory[number], model.config.num_attention_heads)
         model.logits(model.transformer.final_layernorm(x)).argmax()
         times.append(time.perf_counter() - begun)
-    return times[1:]
+    return statistics.median(times[1:])
 
 
 def _layer_over_memory(layer: torch.nn.Module, x: Tensor, memory: Tensor, heads: int) -> Tensor:
@@ -68,6 +62,78 @@ def _layer_over_memory(layer: torch.nn.Module, x: Tensor, memory: Tensor, heads:
     return out
 
 
+# --- CTranslate2 ------------------------------------------------------------------------------
+
+
+def save_gpt2(folder: Path, config: GLMConfig) -> None:
+    """Write a GPT-2 with random weights as CTranslate2 reads it."""
+    from ctranslate2.specs import common_spec, transformer_spec
+
+    spec = transformer_spec.TransformerDecoderModelSpec.from_config(
+        config.num_layers, config.num_attention_heads, activation=common_spec.Activation.GELUTanh
+    )
+    rng = np.random.default_rng(0)
+    D = config.hidden_size
+
+    def normal(*shape: int) -> np.ndarray:
+        return (0.02 * rng.standard_normal(shape, np.float32)).astype(np.float32)
+
+    def linear(part: object, out: int, into: int) -> None:
+        part.weight, part.bias = normal(out, into), np.zeros(out, np.float32)  # type: ignore[attr-defined]
+
+    def norm(part: object) -> None:
+        part.gamma, part.beta = np.ones(D, np.float32), np.zeros(D, np.float32)  # type: ignore[attr-defined]
+
+    decoder = spec.decoder
+    decoder.embeddings.weight = normal(config.vocab_size, D)
+    decoder.projection.weight = decoder.embeddings.weight
+    decoder.position_encodings.encodings = normal(config.max_sequence_length, D)
+    decoder.scale_embeddings = False
+    norm(decoder.layer_norm)
+    for layer in decoder.layer:
+        for part in (layer.self_attention.layer_norm, layer.ffn.layer_norm):
+            norm(part)
+        linear(layer.self_attention.linear[0], 3 * D, D)
+        linear(layer.self_attention.linear[1], D, D)
+        linear(layer.ffn.linear_0, 4 * D, D)
+        linear(layer.ffn.linear_1, D, 4 * D)
+    spec.register_vocabulary([f"t{i}" for i in range(config.vocab_size)])
+    spec.config.unk_token = spec.config.bos_token = spec.config.eos_token = "t0"
+    spec.validate()
+    spec.optimize()
+    folder.mkdir()
+    spec.save(str(folder))
+
+
+def ctranslate2_seconds(
+    folder: Path, kind: str, context: int, tokens: int, batch: int, threads: int, repeats: int
+) -> float:
+    """Seconds per step after a prompt of `context` tokens: median time of `tokens` steps less that of one."""
+    import ctranslate2
+
+    generator = ctranslate2.Generator(
+        str(folder), device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1
+    )
+    prompts = [[f"t{1 + (7 * i + row) % 40000}" for i in range(context)] for row in range(batch)]
+
+    def run(length: int) -> float:
+        begun = time.perf_counter()
+        results = generator.generate_batch(
+            prompts, max_length=length, min_length=length, include_prompt_in_result=False, end_token="t0",
+            max_batch_size=batch,
+        )  # fmt: skip
+        seconds = time.perf_counter() - begun
+        assert all(len(result.sequences[0]) >= length - 1 for result in results)
+        return seconds
+
+    run(2)
+    both = [(run(1 + tokens), run(1)) for _ in range(repeats)]
+    return statistics.median(long - short for long, short in both) / tokens
+
+
+# --- The run ----------------------------------------------------------------------------------
+
+
 @torch.inference_mode()
 def main() -> None:
     """Measure and print."""
@@ -75,22 +141,50 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256, help="tokens of Part A")
     parser.add_argument("--tokens", type=int, default=16, help="steps to time")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--layers", type=int, default=LARGE.num_layers, help="fewer, to try the script")
+    parser.add_argument("--no-peers", action="store_true", help="openglm alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    model = GLMModel(LARGE).eval()
-    read = 4 * (LARGE.num_parameters - 2 * LARGE.position_rows * LARGE.hidden_size)  # one row of each position table
-    rate = memory_rate()
-    ours = statistics.median(decode_times(model, args.context, args.tokens))
-    peer = statistics.median(original_times(model, args.context, max(4, args.tokens // 4)))
-    after = memory_rate()
-    ceiling = read / max(rate, after)
+    config = dataclasses.replace(LARGE, num_layers=args.layers)
+    model = GLMModel(config).eval()
     print(describe("cpu", args.threads))
-    print(f"GLM-Large size, float32, batch 1, context {args.context}: {read / 2**20:,.0f} MiB of weights per token")
-    print(f"memory rate          {rate / 1e9:6.1f} GB/s before, {after / 1e9:.1f} after")
-    print(f"memory ceiling       {ceiling * 1e3:6.1f} ms per token")
-    print(f"openglm              {ours * 1e3:6.1f} ms per token, {ceiling / ours:.0%} of the ceiling")
-    print(f"the original's way   {peer * 1e3:6.1f} ms per token, {peer / ours:.1f} times openglm's")
+    print(f"shape of GLM-Large ({args.layers} layers), {config.num_parameters / 1e6:.0f} M parameters\n")
+    rows: list[list[str]] = []
+    peers: list[list[str]] = []
+    if not args.no_peers:
+        with tempfile.TemporaryDirectory() as temporary:
+            save_gpt2(Path(temporary) / "gpt2", config)
+            for kind in ("float32", "int8"):
+                for batch in args.batches:
+                    seconds = ctranslate2_seconds(
+                        Path(temporary) / "gpt2", kind, args.context, args.tokens, batch, args.threads, 3
+                    )
+                    peers.append(
+                        [f"CTranslate2 {kind}, decode {batch} x 1", f"{1e3 * seconds:.1f}", f"{batch / seconds:.0f}"]
+                    )
+        seconds = original_seconds(model, args.context, max(4, args.tokens // 4))
+        peers.append(["the original's way, float32, decode 1 x 1", f"{1e3 * seconds:.1f}", f"{1 / seconds:.0f}"])
+    contexts = sorted({args.context, min(512, config.max_sequence_length - 1)})
+    for kind in ("float32", "bfloat16", "int8"):
+        if kind == "bfloat16":
+            model = model.to(torch.bfloat16)
+        elif kind == "int8":
+            torch.manual_seed(0)
+            model = quantize(GLMModel(config).eval(), kind)
+        for found in measure(
+            model, contexts=contexts, batches=args.batches, tokens=args.tokens, markers=MARKERS, eos=EOS
+        ):
+            unit = f"G{found.unit}"
+            rows.append([
+                f"{kind}, {found.name}", f"{found.milliseconds:.1f}", f"{found.tokens_per_second:.0f}",
+                f"{found.rate / 1e9:.1f} of {found.ceiling / 1e9:.1f} {unit}", f"{found.share:.0%}",
+            ])  # fmt: skip
+    print(markdown_table(["openglm", "ms", "tokens/s", "rate of ceiling", "share"], rows))
+    if peers:
+        print()
+        print(markdown_table(["peer", "ms", "tokens/s"], peers))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,20 @@ FORBIDDEN = {
     "model.py": ("openglm.tokenizer", "openglm.blanks", "openglm.pretraining", "openglm.infill", "openglm.checkpoints"),
     "pretraining": ("torch", "openglm.model", "openglm.training", "openglm.infill", "openglm.cli"),
     "training": ("openglm.infill", "openglm.cli"),  # but for EXCEPTIONS
-    "infill": ("openglm.training", "openglm.pretraining", "openglm.cli"),
+    "quantization.py": ("openglm.infill", "openglm.checkpoints", "openglm.blanks"),
+    "vocabularies": ("torch", "openglm.model", "openglm.pretraining", "openglm.checkpoints", "openglm.infill"),
+    "cloze": ("openglm.infill", "openglm.training", "openglm.finetuning", "openglm.evaluation", "openglm.cli"),
+    "infill": (
+        "openglm.training",
+        "openglm.pretraining",
+        "openglm.finetuning",
+        "openglm.evaluation",
+        "openglm.serve",
+        "openglm.cli",
+    ),
+    "finetuning": ("openglm.serve", "openglm.cli"),
+    "evaluation": ("openglm.serve", "openglm.cli"),
+    "serve": ("openglm.training", "openglm.finetuning", "openglm.evaluation", "openglm.cli"),
     "checkpoints": ("openglm.training", "openglm.pretraining", "openglm.infill", "openglm.cli"),
 }
 

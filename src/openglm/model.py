@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import attend
 from .config import GLMConfig
 from .errors import OptionError
+from .products import linear
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -35,6 +36,10 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        return linear(x, self.weight, self.bias)
+
 
 class Embedding(nn.Embedding):
     """An embedding whose weights are left for `GLMModel` to fill."""
@@ -42,10 +47,9 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
 
-
     def scores(self, hidden: Tensor) -> Tensor:
         """Products with every row, [..., D] -> [..., rows]."""
-        return F.linear(hidden, self.weight)
+        return linear(hidden, self.weight)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -131,9 +135,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.final_layernorm = LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
 
-    def forward(
-        self, x: Tensor, position_ids: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, position_ids: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None) -> Tensor:
         """Word embeddings [B, S, D] -> final hidden states [B, S, D]."""
         if self.block_positions:
             x = x + self.position_embeddings(position_ids[:, 0]) + self.block_position_embeddings(position_ids[:, 1])

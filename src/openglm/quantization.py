@@ -77,7 +77,7 @@ class OneDnn:
     @staticmethod
     def available() -> bool:
         """Whether this torch has it."""
-        return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+        return bool(torch._C._has_mkldnn) and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
     def __init__(self, weight: Tensor, scale: Tensor, limit: int) -> None:
         self._zero, self._scale = limit + 1, scale.float()

@@ -117,3 +117,46 @@ def test_choose_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["probability"] == 1.0
     assert main(["choose", "no blank", "--choice", "x", "--device", "cpu"]) == 2
     assert "no blank" in capsys.readouterr().err
+
+
+def test_a_list_of_texts_gives_what_each_gives_alone(infiller: Infiller) -> None:
+    texts = ["老师[MASK]。", "昨天早上，医生[MASK]河边，他不记得。", "孩子[MASK]"]
+    choices = ["的", "一座小房子", "the old teacher", "一座"]
+    for options in ({}, {"normalize": "mean"}, {"calibrate": True, "length_penalty": 0.5}, {"ends": False}):
+        together = infiller.choose(texts, choices, **options)  # type: ignore[arg-type]
+        for text, ranked in zip(texts, together, strict=True):
+            alone = infiller.choose(text, choices, **options)  # type: ignore[arg-type]
+            assert [each.fills for each in ranked] == [each.fills for each in alone]
+            assert [each.logprob for each in ranked] == pytest.approx([each.logprob for each in alone], abs=1e-4)
+    with pytest.raises(InputError, match="text 2 of 2: no blank"):
+        infiller.choose(["a [MASK]", "a"], choices)
+
+
+def test_calibrated_by_an_empty_context(infiller: Infiller) -> None:
+    text, choices = "老师[MASK]河边。", ["走到了", "的", "一座小房子"]
+    for context, empty in ((True, "[MASK]"), ("孩子[MASK]", "孩子[MASK]")):
+        ranked = infiller.choose(text, choices, calibrate=context)
+        gains = {c: infiller.score(text, c).logprob - infiller.score(empty, c).logprob for c in choices}
+        assert [each.fills[0] for each in ranked] == sorted(choices, key=lambda c: -gains[c])
+        ratio = math.exp(gains[ranked[1].fills[0]] - gains[ranked[0].fills[0]])
+        assert ranked[1].probability / ranked[0].probability == pytest.approx(ratio, rel=1e-3)
+        assert ranked[0].logprob == pytest.approx(infiller.score(text, ranked[0].fills[0]).logprob, abs=1e-4)
+    assert infiller.choose("[MASK]", choices, calibrate=True)[0].probability == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_without_ends_an_answer_may_go_on(infiller: Infiller) -> None:
+    ranked = infiller.choose("老师[MASK]河边[MASK]", [["走", "了"], ["走到", "一座小房子"]], ends=False)
+    for each in ranked:
+        scored = infiller.score("老师[MASK]河边[MASK]", each.fills)
+        assert [len(values) for values in each.token_logprobs] == [len(ids) for ids in each.token_ids]
+        tokens = sum(sum(values[:-1]) for values in scored.token_logprobs)
+        assert each.logprob == pytest.approx(tokens, abs=1e-4)
+
+
+def test_rankings_that_cannot_be(infiller: Infiller) -> None:
+    with pytest.raises(OptionError, match="mean"):
+        infiller.choose("a [MASK]", ["x"], normalize="mean", length_penalty=0.3)
+    with pytest.raises(OptionError, match="2 blanks, the text has 1"):
+        infiller.choose("a [MASK]", ["x"], calibrate="[MASK][MASK]")
+    with pytest.raises(OptionError, match="score the ends"):
+        infiller.choose("a[MASK]", ["x", ""], ends=False)

@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import DataError, InputError, OptionError
-from .options import add_model_options
+from .fill import open_bytes
+from .options import add_model_options, model_options
 
 if TYPE_CHECKING:
     from ..infill.infiller import Infiller
@@ -37,8 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an answer, or one word per blank; once per choice",
     )
     parser.add_argument(
-        "--choices", dest="choices_file", metavar="FILE", help="answers, one per line; tabs between the words of several blanks"
-    )  # fmt: skip
+        "--choices",
+        dest="choices_file",
+        metavar="FILE",
+        help="answers, one per line; tabs between the words of several blanks",
+    )
     files = parser.add_argument_group("files")
     files.add_argument("--input", metavar="FILE", help="JSON Lines with the text in --field; - is standard input")
     files.add_argument("--output", metavar="FILE", help="where to write JSON Lines (default: standard output)")
@@ -82,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     Scoring(args.normalize, args.length_penalty)  # wrong options are reported before a model is loaded
     from ..infill.infiller import load
 
-    infiller = load(args.model, device=args.device, dtype=args.dtype)
+    infiller = load(args.model, **model_options(args))
     if from_file:
         return _rank_file(args, infiller, choices, options)
     ranked = infiller.choose(args.text, choices, **options)[: args.top]
@@ -165,11 +169,7 @@ def _numbers(scored: Scored) -> dict[str, float]:
 
 def _records(source: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered objects of a JSON Lines file, each with text under `name`."""
-    try:
-        opened = nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb")
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror or error})") from error
-    with opened as file:
+    with open_bytes(source) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

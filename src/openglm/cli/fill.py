@@ -96,7 +96,7 @@ def _fill_many(args: argparse.Namespace, infiller: Infiller, options: dict[str, 
     if args.output and source != "-" and Path(args.output).resolve() == Path(source).resolve():
         raise OptionError(f"--output {args.output} is the input file; give another name")
     count = bad = 0
-    with _open_bytes(source) as raw, _Progress(source) as advance, _Output(args.output) as out:
+    with open_bytes(source) as raw, _Progress(source) as advance, _Output(args.output) as out:
         items = _items(raw, None if plain else args.field)
         while chunk := list(islice(items, AT_ONCE)):
             for item, filled in zip(chunk, _fill_chunk(infiller, chunk, options), strict=True):
@@ -194,7 +194,8 @@ def _warn_truncated(where: str, filled: Filled) -> None:
         print(note, file=sys.stderr)
 
 
-def _open_bytes(source: str) -> Any:
+def open_bytes(source: str) -> Any:
+    """A file, or standard input for `-`, opened for its bytes."""
     if source == "-":
         return nullcontext(sys.stdin.buffer)
     path = Path(source)

@@ -20,6 +20,8 @@ COMMANDS = {
     "fill": "fill the blanks of texts",
     "choose": "rank given answers to a text with blanks",
     "eval": "measure a model on named tasks, beside published figures",
+    "bench": "time a model on this machine, beside what the machine allows",
+    "serve": "serve a model over HTTP, with a page to try it",
     "convert": "write a checkpoint in another format",
     "models": "list the models that can be loaded and what each can fill",
     "pretrain": "train a model from a recipe and prepared data",

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, suggest
-from ..pretraining.corpus import _lines as numbered_lines
-from ..pretraining.corpus import _plain as open_plain
+from ..pretraining.corpus import numbered_lines, open_plain
 
 
 @dataclass(frozen=True)

@@ -246,9 +246,9 @@ class Task:
         most = min(room or config.max_sequence_length, config.max_sequence_length)
         try:
             filled = form.pattern.fill(self.values(example, form.pattern.fields), tokenizer, most)
-            candidates, owner, labels = self._candidates(example, tokenizer, pattern, filled)
         except (DataError, ContextLengthError) as error:
             raise _located(error, example) from error
+        candidates, owner, labels = self._candidates(example, tokenizer, pattern, filled)
         longest = max(len(ids) for candidate in candidates for ids in candidate)
         if longest >= config.max_sequence_length:
             most = config.max_sequence_length - 1
@@ -327,8 +327,11 @@ class Task:
                 self._known[key] = (*words.candidates(tokenizer, place), tokenizer)
             candidates, owner, _ = self._known[key]
             return candidates, owner, words.labels
-        texts = self._options(example)
-        ids = tuple(answer_ids(_split(text, place), tokenizer, place, f"option {text!r}") for text in texts)
+        try:
+            texts = self._options(example)
+            ids = tuple(answer_ids(_split(text, place), tokenizer, place, f"option {text!r}") for text in texts)
+        except DataError as error:
+            raise _located(error, example) from error
         return ids, tuple(range(len(ids))), tuple(texts)
 
     def _options(self, example: Example) -> list[str]:

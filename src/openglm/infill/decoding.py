@@ -50,6 +50,8 @@ class Row:
         logprobs: of each blank's tokens and its end, so far.
         reasons: finish reason of each finished blank.
         text: its handle in the memory.
+        top: note that many of the most probable tokens at every step.
+        best: of each blank's tokens and its end, those tokens with their log-probabilities.
     """
 
     writer: Writer
@@ -59,6 +61,8 @@ class Row:
     reasons: list[str] = field(default_factory=list)
     settling: bool = False  # the last token of a fill cut off by its limit is being read
     text: Any = None
+    top: int = 0
+    best: list[list[list[tuple[int, float]]]] = field(default_factory=lambda: [[]])
 
     @property
     def too_short(self) -> bool:
@@ -84,6 +88,13 @@ class Row:
         """Begin the next blank."""
         self.writer.next_blank()
         self.logprobs.append([])
+        self.best.append([])
+
+    def stop(self) -> None:
+        """End this answer where it is: its blank and all that follow are closed."""
+        self.settling = False
+        while not self.done:
+            self.finish_blank("stop")
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ class Answers(Job):
 
 
 def write_next(moved: Sequence[tuple[Answers, Tensor]], memory: Memory) -> None:
-    """Choose the next token of every open row of jobs that share their options."""
+    """Choose the next token of every open row of jobs whose `FillOptions.drawing` is the same."""
     if not moved:
         return
     options, ends = moved[0][0].options, moved[0][0].ends
@@ -157,6 +168,7 @@ def write_next(moved: Sequence[tuple[Answers, Tensor]], memory: Memory) -> None:
         if len(wanting) < len(rows):
             logits, held = logits[torch.tensor(wanting, device=logits.device)], [held[i] for i in wanting]
         tokens, scores = _choose(logits, [row for _, row in held], options, ends)
+        _note_best(logits, [row for _, row in held])
         for (job, row), token, score in zip(held, tokens, scores, strict=True):
             _write(job, row, token, score)
     for job, _ in moved:
@@ -175,6 +187,18 @@ def _choose(logits: Tensor, rows: Sequence[Row], options: FillOptions, ends: End
     tokens = choose(allowed, options, [row.generator for row in rows])
     scores = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     return tokens.tolist(), scores.tolist()
+
+
+def _note_best(logits: Tensor, rows: Sequence[Row]) -> None:
+    """The most probable tokens under the model, for rows that want them."""
+    wanting = [i for i, row in enumerate(rows) if row.top]
+    if not wanting:
+        return
+    scores = logits[torch.tensor(wanting, device=logits.device)].log_softmax(-1)
+    values, tokens = scores.topk(min(scores.shape[-1], max(rows[i].top for i in wanting)), dim=-1)
+    for i, own, found in zip(wanting, values.tolist(), tokens.tolist(), strict=True):
+        row = rows[i]
+        row.best[-1].append(list(zip(found[: row.top], own[: row.top], strict=True)))
 
 
 def _write(job: Answers, row: Row, token: int, score: float) -> None:

@@ -174,7 +174,8 @@ class Engine:
                 moved = [(job, fresh[job]) for job in fresh]
                 if texts:
                     logits = self.memory.step([line.text for line in texts], [line.next_input() for line in texts])
-                    moved += zip([job for job, _ in lines], logits.split([len(own) for _, own in lines]), strict=True)
+                    parts = torch.split(logits, [len(own) for _, own in lines])
+                    moved += [(job, part) for (job, _), part in zip(lines, parts, strict=True)]
                 self._decide(moved, self.memory)
             except BaseException as error:
                 for job in list(self._running):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ..blanks import BlankedText, Layout, Writer, lay_out
+from ..blanks import BlankedText, Writer, lay_out
 from ..checkpoints.resolve import open_model
 from ..cloze.predict import Scoring
 from ..errors import InputError, OptionError
@@ -25,7 +25,8 @@ from .jobs import move_on
 from .memory import memory_for
 from .options import FillOptions
 from .prompt import Prompt, build_prompt
-from .results import Fill, Filled, Piece, Scored
+from .request import Request
+from .results import Filled, Piece, Scored
 from .scoring import prompts_of, rank_answers, score_answers
 
 # Texts share a forward pass up to this many cached tokens, which bounds memory.
@@ -103,10 +104,7 @@ class Infiller:
         chosen = _options(options)
         if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
             raise OptionError("stream gives one answer as it is written; leave num_beams and num_return_sequences at 1")
-        prompt = self._prompt(text, chosen)
-        job = self._job(prompt, chosen)
-        assert isinstance(job, Answers)
-        return self._stream(prompt, job)
+        return self._stream(self._request(self._prompt(text, chosen), chosen))
 
     def score(self, text: Text, fills: str | Sequence[str], *, truncate: str | None = None) -> Scored:
         """Log-probability of given fills.
@@ -190,23 +188,30 @@ class Infiller:
         prompts = prompts_of([text], self.tokenizer, self.model.config, truncate)
         return score_answers(self.model, self.tokenizer, prompts, choices)[0]
 
-    def _stream(self, prompt: Prompt, job: Answers) -> Iterator[Piece]:
-        decoder, fresh = self.tokenizer.decoder(), True
+    def request(self, text: Text, *, top_logprobs: int = 0, **options: Any) -> Request:
+        """One text made ready for the engine, for callers that run `engine` themselves.
+
+        Args:
+            text: as in `fill`.
+            top_logprobs: note that many of the most probable tokens at every step (`Row.best`).
+            options: as in `fill`.
+
+        Raises:
+            as `fill`.
+        """
+        chosen = _options(options)
+        return self._request(self._prompt(text, chosen), chosen, top_logprobs)
+
+    def _stream(self, request: Request) -> Iterator[Piece]:
+        job = request.job
+        assert isinstance(job, Answers)
         self.engine.submit(job)
         try:
             while not job.done or job.events:
                 if not job.events:
                     self.engine.step(job)
                     continue
-                event = job.events.popleft()
-                done = event.reason is not None
-                new = decoder.finish() if event.token is None else decoder.push(event.token)
-                if fresh and new:
-                    new, fresh = self._fit(prompt, event.blank, new), False
-                if new or done:
-                    yield Piece(event.blank, new, event.reason)
-                if done:
-                    decoder, fresh = self.tokenizer.decoder(), True
+                yield from request.pieces()
         finally:
             self.engine.cancel(job)
         if job.error is not None:
@@ -224,15 +229,15 @@ class Infiller:
         return list(self._filled_in_order(prompts, options))
 
     def _filled_in_order(self, prompts: Iterable[Prompt], options: FillOptions) -> Iterator[Filled]:
-        asked: deque[Prompt] = deque()
+        asked: deque[Request] = deque()
 
         def jobs() -> Iterator[Answers | Search]:
             for prompt in prompts:
-                asked.append(prompt)
-                yield self._job(prompt, options)
+                asked.append(self._request(prompt, options))
+                yield asked[-1].job
 
-        for job in self.engine.run(jobs()):
-            yield self._result(asked.popleft(), job)
+        for _ in self.engine.run(jobs()):
+            yield asked.popleft().result()
 
     def _prompt(self, text: Text, options: FillOptions) -> Prompt:
         prompt = build_prompt(text, self.tokenizer, self.model.config, truncate=options.truncate)
@@ -242,50 +247,18 @@ class Infiller:
     def _limits(self, prompt: Prompt, options: FillOptions) -> list[tuple[int, int]]:
         return options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
 
-    def _job(self, prompt: Prompt, options: FillOptions) -> Answers | Search:
-        """What the engine does for one text."""
+    def _request(self, prompt: Prompt, options: FillOptions, top_logprobs: int = 0) -> Request:
         markers, limits = self.tokenizer.markers, self._limits(prompt, options)
         positions = prompt.blank_positions.tolist()
         layout = lay_out(prompt.part_a, positions[:1], [[]], markers)
         if options.num_beams > 1:
-            return Search(layout, positions, limits, options, self._ends, markers)
+            search = Search(layout, positions, limits, options, self._ends, markers)
+            return Request(prompt, search, self.tokenizer)
         rows = [
-            Row(Writer(positions, markers), limits, _generator(options.seed, copy))
+            Row(Writer(positions, markers), limits, _generator(options.seed, copy), top=top_logprobs)
             for copy in range(options.num_return_sequences)
         ]
-        return Answers(layout, rows, options, self._ends)
-
-    def _result(self, prompt: Prompt, job: Answers | Search) -> Filled:
-        if isinstance(job, Answers):
-            answers = [self._filled(prompt, row.writer.fills, row.logprobs, row.reasons) for row in job.rows]
-            return _with_alternatives(answers)
-        # The same text may be spelled in different tokens; the most probable spelling stands for it.
-        different: dict[str, Filled] = {}
-        for beam in job.beams:
-            answer = self._filled(prompt, beam.fills, beam.logprobs, beam.reasons)
-            different.setdefault(answer.text, answer)
-        return _with_alternatives(list(different.values())[: job.options.num_return_sequences])
-
-    def _filled(
-        self,
-        prompt: Prompt,
-        fills: Sequence[Sequence[int]],
-        logprobs: Sequence[Sequence[float]],
-        reasons: Sequence[str],
-    ) -> Filled:
-        texts = [self._fit(prompt, i, self.tokenizer.decode(fill)) for i, fill in enumerate(fills)]
-        text, spans = prompt.blanked.substitute(texts)
-        blanks = [
-            Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, reasons[i])
-            for i, (start, end) in enumerate(spans)
-        ]
-        return Filled(text, blanks, sum(fill.logprob for fill in blanks), [], prompt.dropped)
-
-    @staticmethod
-    def _fit(prompt: Prompt, blank: int, fill: str) -> str:
-        """Where the text has a space before the blank, the fill does not bring its own."""
-        before = prompt.blanked.literals[blank]
-        return fill[1:] if before[-1:].isspace() and fill.startswith(" ") else fill
+        return Request(prompt, Answers(layout, rows, options, self._ends), self.tokenizer)
 
 
 def _options(values: dict[str, Any]) -> FillOptions:
@@ -298,11 +271,6 @@ def _options(values: dict[str, Any]) -> FillOptions:
 
 def _generator(seed: int | None, copy: int) -> Generator:
     return np.random.default_rng(None if seed is None else [seed, copy])
-
-
-def _with_alternatives(answers: Sequence[Filled]) -> Filled:
-    first = answers[0]
-    return Filled(first.text, first.blanks, first.logprob, list(answers[1:]), first.truncated)
 
 
 def load(

@@ -13,11 +13,11 @@ from .memory import Memory
 
 
 def move_on(moved: Sequence[tuple[Job, Tensor]], memory: Memory) -> None:
-    """Give each job the logits of its lines; those that share options are done in one go."""
-    alike: dict[int, list[tuple[Answers, Tensor]]] = {}
+    """Give each job the logits of its lines; those that draw alike are done in one go."""
+    alike: dict[tuple[float, ...], list[tuple[Answers, Tensor]]] = {}
     for job, logits in moved:
         if isinstance(job, Answers):
-            alike.setdefault(id(job.options), []).append((job, logits))
+            alike.setdefault(job.options.drawing, []).append((job, logits))
         elif isinstance(job, Search):
             job.advance(logits, memory)
     for group in alike.values():

@@ -25,8 +25,8 @@ from ..tensors import BatchTensors
 Input = tuple[int, int, int]  # token id, position, block position
 
 # Positions, padding included, that one forward pass reads: enough to keep the matrix
-# products busy, few enough for its hidden states to stay small.
-READ_AT_ONCE = 4096
+# products busy, few enough for what lies between them to stay in the cache of a CPU.
+READ_AT_ONCE = 1024
 # Texts go into one pass while the longest is at most this much longer than the shortest.
 UNEVEN = 1.25
 
@@ -159,4 +159,3 @@ def next_logits(model: GLMModel, inputs_R3: Tensor, mask: Tensor | None, cache: 
     """One pass over one token of each text, [R, 3] ids and positions -> [R, V]."""
     hidden = model.hidden_states(inputs_R3[:, :1], inputs_R3[:, 1:, None], mask, cache=cache)
     return model.logits(hidden[:, -1]).float()
-

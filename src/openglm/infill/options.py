@@ -84,6 +84,11 @@ class FillOptions:
                 "greedy decoding has one answer; for num_return_sequences above 1 set num_beams or a temperature"
             )
 
+    @property
+    def drawing(self) -> tuple[float, ...]:
+        """How the next token is chosen: rows that agree in this are done together."""
+        return self.temperature, self.top_k, self.top_p, self.repetition_penalty
+
     @staticmethod
     def _listed(value: Lengths | None) -> Sequence[int]:
         if value is None:

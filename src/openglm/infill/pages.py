@@ -192,7 +192,8 @@ class Step:
         table = np.full((R, self._columns), NOTHING, np.int32)
         for row, each in enumerate(held):
             table[row, : len(each.pages)] = each.pages
-        page_and_head = torch.from_numpy(table)[:, None, :, None] * N + torch.arange(N, dtype=torch.int32)[:, None, None]
+        heads = torch.arange(N, dtype=torch.int32)
+        page_and_head = torch.from_numpy(table)[:, None, :, None] * N + heads[:, None, None]
         rows_of_keys = page_and_head * H + torch.arange(H, dtype=torch.int32)  # [R, N, pages, H]
         self._key_rows = rows_of_keys.view(-1, H)
         rows_of_values = page_and_head * WIDTH + torch.arange(WIDTH, dtype=torch.int32)

@@ -114,8 +114,10 @@ class Piece:
         blank: index of the blank it belongs to.
         text: may be empty in the last piece of a fill.
         finish_reason: None while the fill goes on, else as in `Fill`.
+        answer: which of several answers it belongs to.
     """
 
     blank: int
     text: str
     finish_reason: str | None = None
+    answer: int = 0

@@ -43,8 +43,8 @@ def documents(address: str | Path, *, field: str = "text") -> Iterator[str]:
         if kind_of(address) == PARQUET:
             yield from _rows(address, field)
         else:
-            with _plain(address) as file:
-                lines = _lines(address, file)
+            with open_plain(address) as file:
+                lines = numbered_lines(address, file)
                 yield from _records(address, lines, field) if kind_of(address) == JSON_LINES else _paragraphs(lines)
     except DataError:
         raise
@@ -83,7 +83,7 @@ def in_turn(sequences: Iterable[Iterator[T]], at_once: int = OPEN_FILES) -> Iter
 
 
 @contextmanager
-def _plain(address: str | Path) -> Iterator[BinaryIO]:
+def open_plain(address: str | Path) -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed."""
     name = file_name(address).lower()
     with open_binary(address) as file:
@@ -149,7 +149,7 @@ class _Zstandard(io.RawIOBase):
         return text
 
 
-def _lines(address: str | Path, file: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+def numbered_lines(address: str | Path, file: Iterable[bytes]) -> Iterator[tuple[int, str]]:
     """Numbered lines, decoded, each with a plain newline at its end."""
     for number, line in enumerate(file, 1):
         if number == 1:

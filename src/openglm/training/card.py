@@ -73,6 +73,8 @@ def write_card(
     language: Sequence[str] = (),
     license: str | None = None,
     blanks: Sequence[str] = BLANK_KINDS,
+    usage: str = "",
+    sections: Sequence[str] = (),
 ) -> Path:
     """Write `README.md` into a model folder, whole or not at all; returns its path.
 
@@ -92,6 +94,8 @@ def write_card(
         language: codes such as "en", if known.
         license: its identifier on the hub; nothing is said unless it is given.
         blanks: kinds of blank the model was trained with, for the example.
+        usage: Markdown in place of the usual example.
+        sections: Markdown that follows it, such as results.
     """
     title = _line(name or folder.resolve().name)
     start = f"started from {_code(base_model)}" if base_model else "trained from fresh weights"
@@ -100,7 +104,8 @@ def write_card(
         f"# {title}",
         f"A GLM (Du et al., ACL 2022) of {parameters:,} parameters that fills {_listed(blanks)}, "
         f"{start} with openglm in {steps:,} updates over {tokens_seen:,} tokens.",
-        _usage(folder.name or title, blanks),
+        usage or _usage(folder.name or title, blanks),
+        *sections,
         _data_table(data),
         _loss_table(validation, steps),
         _picture(folder, curves),

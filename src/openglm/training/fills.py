@@ -19,10 +19,10 @@ import torch
 
 from ..blanks import Layout, Writer, fills_of, lay_out
 from ..infill.decoding import Answers, Ends, Row
-from ..infill.options import FillOptions
 from ..infill.engine import Engine
 from ..infill.jobs import move_on
 from ..infill.memory import memory_for
+from ..infill.options import FillOptions
 from ..model import GLMModel
 from ..pretraining.inspect import visible as visible
 from ..tokenizer import Tokenizer

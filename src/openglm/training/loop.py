@@ -79,6 +79,8 @@ class Task:
             position of a whole update, for the report.
         evaluate: called with the number of updates done, every `evaluate_every` of them and
             after the last, in evaluation mode and without gradients.
+        state, restore: plain values of the task's own that belong into a state, and what
+            takes them back when a run goes on.
     """
 
     module: nn.Module
@@ -90,6 +92,8 @@ class Task:
     describe: Callable[[int], str] = "number {}".format
     flops: Callable[[int, float], float] | None = None
     evaluate: Callable[[int], None] | None = None
+    state: Callable[[], Mapping[str, Any]] = dict
+    restore: Callable[[Mapping[str, Any]], None] = lambda values: None
 
 
 class Loop:
@@ -103,6 +107,7 @@ class Loop:
 
     Attributes:
         done: updates so far, those left out by the guard included.
+        complete: whether the task has asked for no more of them (`finish`).
         tokens_seen: positions that held a token, in all of them.
 
     Raises:
@@ -133,6 +138,7 @@ class Loop:
         self.optimizers = build_optimizers(task.model, optimizer)
         self.guard, self.meter = Guard(options.spike), Meter(task.groups)
         self.done, self.tokens_seen = 0, 0
+        self.complete = False
         self._stop, self._deadline = False, float("inf")
         self._lock: IO[bytes] | None = None
 
@@ -156,15 +162,19 @@ class Loop:
         with self._signals_caught():
             self.task.module.train()
             self.meter.start_clock()
-            while self.done < end and self._update([next(stream) for _ in numbers.of(self.done)]):
+            while self.done < end and not self.complete and self._update([next(stream) for _ in numbers.of(self.done)]):
                 self._after_update(end)
             stream.close()
-            if self.done < end:
+            if self.done < end and not self.complete:
                 self.save()
                 self._note("stopped", "the state is saved; the same command goes on from here")
         if self._lock is not None:
             self._lock.close()
-        return self.done >= options.steps
+        return self.complete or self.done >= options.steps
+
+    def finish(self) -> None:
+        """Make no further updates; the run counts as finished. For evaluations that stop a run early."""
+        self.complete = True
 
     # --- updates -----------------------------------------------------------------------
 
@@ -233,7 +243,7 @@ class Loop:
                 self.task.evaluate(done)
             self.task.module.train()
         # While updates are left out, states do not take the place of those from before.
-        if done == end or (done % options.save_every == 0 and not self.guard.left_out):
+        if done == end or self.complete or (done % options.save_every == 0 and not self.guard.left_out):
             with self.meter.clock_stopped():
                 self.save()
 
@@ -265,6 +275,7 @@ class Loop:
             "guard": self.guard.state(),
             "meter": self.meter.state(),
             "identity": dict(self.task.identity),
+            "task": dict(self.task.state()),
         }
         save_state(self.folder, self.done, self.task.model, self.optimizers, meta, self.processes)
 
@@ -283,6 +294,7 @@ class Loop:
             self.done, self.tokens_seen = int(meta["step"]), int(meta["tokens_seen"])
             self.guard.restore(meta["guard"])
             self.meter.restore(meta["meter"])
+            self.task.restore(meta.get("task", {}))
             self._note("resumed", f"from {path}")
         if self.report is not None:
             self.report.resume_at(self.done)

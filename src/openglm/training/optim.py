@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from .muon import Muon
 
-SCHEDULES = ("cosine", "wsd", "constant")
+SCHEDULES = ("cosine", "linear", "wsd", "constant")
 OPTIMIZERS = ("muon", "adamw")
 
 
@@ -28,8 +28,8 @@ class OptimizerOptions:
         weight_decay: of matrices and embeddings; biases and LayerNorm have none.
         betas, epsilon: of AdamW.
         clip: largest gradient norm.
-        schedule: "cosine" to `final` times the peak; "wsd": constant, then linear to
-            `final` over the last `decay` share of the steps; "constant".
+        schedule: "cosine" or "linear" to `final` times the peak; "wsd": constant, then linear
+            to `final` over the last `decay` share of the steps; "constant".
         warmup: share of the schedule during which the rate rises linearly from 0.
         schedule_share: share of the steps that the schedule takes; after it the rate stays
             where the schedule ended.
@@ -74,9 +74,11 @@ def rate_factor(step: int, steps: int, options: OptimizerOptions) -> float:
         return (step + 1) / warmup
     if options.schedule == "constant":
         return 1.0
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     if options.schedule == "cosine":
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         return options.final + (1 - options.final) * (1 + math.cos(math.pi * progress)) / 2
+    if options.schedule == "linear":
+        return options.final + (1 - options.final) * (1 - progress)
     left = max(0, steps - step) / max(1, round(options.decay * steps))
     return options.final + (1 - options.final) * min(1.0, left)
 

@@ -83,6 +83,23 @@ class StepBatch:
         return dataclasses.replace(self, **tensors)
 
 
+def predicting_states(model: GLMModel, batch: StepBatch, precision: str, *, many_shapes: bool = False) -> Tensor:
+    """Final hidden states of the tokens that predict, [M, D]; the batch is on the model's device.
+
+    Args:
+        precision: "bf16" (autocast) or "fp32".
+        many_shapes: batches differ in size, and FlexAttention would be compiled for each of them.
+    """
+    device = batch.input_ids.device
+    # FlexAttention skips hidden blocks on a GPU; it has no dropout and is slower on a CPU.
+    dropout = model.training and model.transformer.layers[0].get_submodule("attention").dropout
+    flexible = device.type == "cuda" and not dropout and not many_shapes
+    mask = (block_mask if flexible else dense_mask)(batch.documents, batch.in_part_a)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        hidden_BSD = model.hidden_states(batch.input_ids, batch.position_ids, mask)
+        return hidden_BSD.flatten(0, 1)[batch.chosen]
+
+
 def batch_losses(model: GLMModel, batch: StepBatch, precision: str) -> tuple[Tensor, Tensor]:
     """The losses of a batch that is on the model's device, in nats.
 
@@ -92,14 +109,8 @@ def batch_losses(model: GLMModel, batch: StepBatch, precision: str) -> tuple[Ten
     Returns:
         Their sum (differentiable) and each of them, [M] float32.
     """
-    device = batch.input_ids.device
-    # FlexAttention skips hidden blocks on a GPU; it has no dropout and is slower on a CPU.
-    flexible = device.type == "cuda" and not (model.training and model.config.attention_dropout_prob)
-    mask = (block_mask if flexible else dense_mask)(batch.documents, batch.in_part_a)
+    hidden_MD = predicting_states(model, batch, precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        hidden_BSD = model.hidden_states(batch.input_ids, batch.position_ids, mask)
-        hidden_MD = hidden_BSD.flatten(0, 1)[batch.chosen]
     return linear_cross_entropy(hidden_MD, model.word_embeddings.weight, batch.targets, dtype=dtype)
 
 

@@ -1,0 +1,111 @@
+"""A text on its way through the engine: its job, the pieces written so far, the result.
+
+Knows how tokens become text; nothing about when the engine runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..tokenizer import Tokenizer
+from .beams import Search
+from .decoding import Answers
+from .prompt import Prompt
+from .results import Fill, Filled, Piece
+
+
+class Request:
+    """What is asked for one text. `Infiller.request` makes it; give `job` to the engine.
+
+    Attributes:
+        prompt: the text as the model reads it.
+        job: what the engine does for it.
+        spelled: for each answer and each of its blanks, the text that became certain with each
+            token; filled by `pieces`. Put together it is the text of the fill.
+    """
+
+    def __init__(self, prompt: Prompt, job: Answers | Search, tokenizer: Tokenizer) -> None:
+        self.prompt, self.job, self._tokenizer = prompt, job, tokenizer
+        rows = job.rows if isinstance(job, Answers) else []
+        self._answer_of = {id(row): answer for answer, row in enumerate(rows)}
+        self._decoders = [tokenizer.decoder() for _ in rows]
+        self._fresh = [True] * len(rows)  # nothing of the open fill was given out yet
+        self.spelled: list[list[list[str]]] = [[[]] for _ in rows]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that are read: Part A."""
+        return len(self.prompt.part_a)
+
+    def pieces(self) -> Iterator[Piece]:
+        """What was decided since the last call; nothing for beams, which have no order.
+
+        The pieces of a blank, put together, are the text of its fill.
+        """
+        while isinstance(self.job, Answers) and self.job.events:
+            event = self.job.events.popleft()
+            answer = self._answer_of[id(event.row)]
+            decoder, spelled, done = self._decoders[answer], self.spelled[answer], event.reason is not None
+            new = decoder.finish() if event.token is None else decoder.push(event.token)
+            if self._fresh[answer] and new:
+                new, self._fresh[answer] = _fit(self.prompt, event.blank, new), False
+            if event.token is not None:
+                spelled[-1].append(new)
+            elif spelled[-1]:
+                spelled[-1][-1] += new
+            if new or done:
+                yield Piece(event.blank, new, event.reason, answer)
+            if done:
+                self._decoders[answer], self._fresh[answer] = self._tokenizer.decoder(), True
+                spelled.append([])
+
+    def spell(self, token: int) -> str:
+        """How one token reads by itself."""
+        return self._tokenizer.decode([token])
+
+    def result(self) -> Filled:
+        """The answers, once the job is done.
+
+        Raises:
+            whatever kept the job from being done.
+        """
+        job = self.job
+        if job.error is not None:
+            raise job.error
+        if isinstance(job, Answers):
+            return with_alternatives(self.answers())
+        # The same text may be spelled in different tokens; the most probable spelling stands for it.
+        different: dict[str, Filled] = {}
+        for beam in job.beams:
+            answer = self._filled(beam.fills, beam.logprobs, beam.reasons)
+            different.setdefault(answer.text, answer)
+        return with_alternatives(list(different.values())[: job.options.num_return_sequences])
+
+    def answers(self) -> list[Filled]:
+        """The samples in the order of drawing."""
+        assert isinstance(self.job, Answers)
+        return [self._filled(row.writer.fills, row.logprobs, row.reasons) for row in self.job.rows]
+
+    def _filled(
+        self, fills: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]], reasons: Sequence[str]
+    ) -> Filled:
+        prompt = self.prompt
+        texts = [_fit(prompt, i, self._tokenizer.decode(fill)) for i, fill in enumerate(fills)]
+        text, spans = prompt.blanked.substitute(texts)
+        blanks = [
+            Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, reasons[i])
+            for i, (start, end) in enumerate(spans)
+        ]
+        return Filled(text, blanks, sum(fill.logprob for fill in blanks), [], prompt.dropped)
+
+
+def with_alternatives(answers: Sequence[Filled]) -> Filled:
+    """The first answer, which holds the others."""
+    first = answers[0]
+    return Filled(first.text, first.blanks, first.logprob, list(answers[1:]), first.truncated)
+
+
+def _fit(prompt: Prompt, blank: int, fill: str) -> str:
+    """Where the text has a space before the blank, the fill does not bring its own."""
+    before = prompt.blanked.literals[blank]
+    return fill[1:] if before[-1:].isspace() and fill.startswith(" ") else fill

@@ -1,0 +1,83 @@
+"""`openglm choose`: a text or a file in, rankings out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openglm.cli.choose import BAR, bar
+from openglm.cli.main import main
+
+TEXT = "He was born in the United [MASK] of America."
+
+
+def choose(*arguments: str) -> int:
+    return main(["choose", *arguments, "--device", "cpu"])
+
+
+def test_readable_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose(TEXT, "--choice", "States", "--choice", "bananas") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert "United States of" in first
+    assert "█" in first
+    assert "bananas" in second
+    assert choose(TEXT, "--choice", "States", "--choice", "bananas", "--json", "--top", "1") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["fills"] == ["States"]
+    assert record["probability"] > 0.5
+
+
+def test_answers_and_texts_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = tmp_path / "answers.txt"
+    answers.write_text("States\nbananas\n\nKingdom\n", encoding="utf-8")
+    texts = tmp_path / "texts.jsonl"
+    rows = [{"id": i, "text": text} for i, text in enumerate([TEXT, "The United [MASK] is an island."])]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = tmp_path / "out.jsonl"
+    options = ["--normalize", "mean", "--calibrate", "--no-ends"]
+    assert choose("--input", str(texts), "--choices", str(answers), "--output", str(out), *options) == 0
+    assert capsys.readouterr().out == ""
+    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [each["id"] for each in found] == [0, 1]
+    for each in found:
+        assert each["choice"] == each["ranking"][0]["answer"]
+        assert sum(one["probability"] for one in each["ranking"]) == pytest.approx(1, abs=1e-4)
+        assert sorted(one["answer"] for one in each["ranking"]) == ["Kingdom", "States", "bananas"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((TEXT,), "no answers"),
+        (("no blank", "--choice", "x"), "no blank"),
+        ((TEXT, "--choice", "x", "--normalize", "avg"), "normalize 'avg'"),
+        ((TEXT, "--choice", "x", "--top", "0"), "--top"),
+        ((TEXT, "--choice", "x", "--input", "y"), "not both"),
+        (("--choice", "x"), "give a text"),
+        ((TEXT, "--choice", "x", "--calibrate", "no blank here"), "no blank"),
+        ((TEXT, "--choices", "missing.txt"), "missing.txt: cannot be read"),
+    ],
+)
+def test_mistakes(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_bad_line_is_named_and_no_file_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
+    for bad, message in (('{"text": "nothing"}', "no blank"), ('{"txt": 1}', 'the field "text"'), ("{", "not JSON")):
+        texts.write_text(json.dumps({"text": TEXT}) + "\n" + bad + "\n", encoding="utf-8")
+        assert choose("--input", str(texts), "--choice", "x", "--output", str(out)) == 2
+        error = capsys.readouterr().err
+        assert "line 2" in error
+        assert message in error
+        assert not list(tmp_path.glob("*out*"))
+
+
+def test_bars_grow_with_the_share() -> None:
+    assert bar(0) == " " * BAR
+    assert bar(1) == "█" * BAR
+    assert [len(bar(i / 50)) for i in range(51)] == [BAR] * 51
+    assert bar(0.5) == "█" * (BAR // 2) + " " * (BAR // 2)
