@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -261,46 +257,3 @@ def test_the_older_table_is_repaired_for_the_hub(
         assert_same(kept.model, tiny_model)
         back = openglm.load(convert(done.folder, tmp_path / f"back-{to}", to=to).folder)
         assert back.tokenizer.identity == after.tokenizer.identity, "the repaired table stays with its weights"
-
-
-# --- memory --------------------------------------------------------------------------
-
-# Not `getrusage`: on Linux its peak begins with that of the process that started this one.
-MEASURE = """
-    import sys
-    from pathlib import Path
-    import torch
-    from openglm.checkpoints import logits  # what is imported is no part of the measure
-    from openglm.checkpoints.convert import convert
-
-    def kilobytes(name):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-    torch.nn.functional.gelu(torch.ones(64, 64) @ torch.ones(64, 64), approximate="tanh")
-    before = kilobytes("VmRSS")
-    convert(Path(sys.argv[1]), Path(sys.argv[2]), to=sys.argv[3], model_parallel=int(sys.argv[4]),
-            without_tokenizer=True, shard_bytes=int(sys.argv[5]))
-    print((kilobytes("VmHWM") - before) * 1024)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.parametrize(("to", "ranks"), [(THUDM, 2), (HUGGINGFACE, 1)])
-def test_memory_stays_below_twice_the_largest_shard(
-    tmp_path: Path, tokenizer: BilingualTokenizer, tiny_model: GLMModel, to: str, ranks: int
-) -> None:
-    config = dataclasses.replace(tiny_model.config, num_layers=12, hidden_size=512)
-    model = GLMModel(config)
-    shard = 64 * 2**20
-    save_model(tmp_path / "native", model, tokenizer, shard_bytes=shard)
-    size, total = shard, 4 * config.num_parameters
-    assert total > 2.2 * size, "holding all of it would be too much"
-    del model
-    arguments = [str(tmp_path / "native"), str(tmp_path / "new"), to, str(ranks), str(size)]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(MEASURE), *arguments],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert 2**20 < int(done.stdout) < 2 * size, "some memory is needed; were it none, nothing was measured"

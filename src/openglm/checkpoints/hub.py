@@ -72,7 +72,7 @@ def needed(files: Iterable[str]) -> list[str]:
 
 
 def download(repository: str, revision: str | None = None, *, remedy: str = "") -> Path:
-    """Download what a model is loaded from into the hub's cache; an interrupted download goes on.
+    """Download what a model is loaded from into the hub's cache; what has arrived whole is kept.
 
     Args:
         remedy: what else to do, for the messages.

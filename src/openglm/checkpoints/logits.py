@@ -18,7 +18,7 @@ from ..model import GLMModel
 from .weights import Passing, Weights
 
 LENGTH = 24  # tokens of Part A and one span of Part B
-ROWS_AT_ONCE = 8192  # of the vocabulary
+ROWS_AT_ONCE = 2048  # of the vocabulary
 _TABLE = "word_embeddings.weight"
 
 
@@ -33,24 +33,30 @@ def probe_logits(config: GLMConfig, weights: Weights) -> Tensor:
     with torch.device("meta"):
         transformer = GLMModel(config).eval().transformer
     read = Passing(weights)
+    # One room for all tensors in turn that must be converted: rooms made anew leave a heap full of holes.
+    room = torch.empty(max(tensor.numel() for tensor in transformer.parameters()))
     for path, module in transformer.named_modules():
         names = [name for name, _ in module.named_parameters(recurse=False)]
         if names:
-            module.register_forward_pre_hook(partial(_fetch, read, f"transformer.{path}", names))
+            module.register_forward_pre_hook(partial(_fetch, read, f"transformer.{path}", names, room))
             module.register_forward_hook(partial(_drop, names))
     words = read(_TABLE)[ids].float()
     hidden = transformer(words, positions, prefix_mask(torch.tensor([separator]), length), None)
     table = read(_TABLE)
-    parts = [table[start : start + ROWS_AT_ONCE] for start in range(0, len(table), ROWS_AT_ONCE)]
-    logits = torch.cat([F.linear(hidden, rows.float()) for rows in parts], -1)
-    del table, parts
+    logits = torch.cat([F.linear(hidden, rows.float()) for rows in table.split(ROWS_AT_ONCE)], -1)
+    del table
     weights.release()
     return logits
 
 
-def _fetch(read: Passing, path: str, names: list[str], module: nn.Module, _: Any) -> None:
+def _fetch(read: Passing, path: str, names: list[str], room: Tensor, module: nn.Module, _: Any) -> None:
     for name in names:
-        setattr(module, name, nn.Parameter(read(f"{path}.{name}").float(), requires_grad=False))
+        values = read(f"{path}.{name}")
+        if values.dtype != room.dtype:
+            # The small ones beside the weight (biases) get a room of their own.
+            large = values.dim() > 1
+            values = room[: values.numel()].view(values.shape).copy_(values) if large else values.float()
+        setattr(module, name, nn.Parameter(values, requires_grad=False))
 
 
 def _drop(names: list[str], module: nn.Module, *_: Any) -> None:
