@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,3 +253,21 @@ def test_a_job_must_say_what_it_does() -> None:
     for call in (lambda: job.begin(None, 0), job.open_lines, lambda: job.release(None)):  # type: ignore[arg-type]
         with pytest.raises(NotImplementedError):
             call()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads resident memory from /proc")
+def test_ten_thousand_fills_leave_no_more_than_a_thousand(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> None:
+    infiller = Infiller(tiny_model, tokenizer)
+
+    def fill(times: int) -> int:
+        for number in range(times):
+            texts = [f"the {number} [MASK] old [MASK] bridge", "老师[MASK]走到了。", "[MASK]", "a [sMASK] b"]
+            infiller.fill(texts, max_new_tokens=3)
+            next(infiller.stream(texts[0], max_new_tokens=5))  # left in the middle
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    after_a_thousand = fill(200)
+    assert fill(1800) < after_a_thousand + 8 * 2**20
+    assert infiller.engine.memory.texts_held == 0

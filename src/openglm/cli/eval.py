@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from .options import add_decoding_options, add_model_options, decoding_options
+from .options import add_decoding_options, add_model_options, decoding_options, model_options
 
 if TYPE_CHECKING:
     from ..evaluation.options import EvalOptions
@@ -113,8 +113,7 @@ def _options(args: argparse.Namespace) -> EvalOptions:
         ratios=_ratios(args.ratios),
         finetune=_settings(args.settings),
         runs_dir=Path(args.runs_dir) if args.runs_dir else None,
-        device=args.device,
-        dtype=args.dtype,
+        **model_options(args),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 
 if TYPE_CHECKING:
+    from ..finetuning.jobs import Measure
     from ..finetuning.recipe import FinetuneRecipe
     from ..finetuning.results import FinetuneResult
 
@@ -91,6 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--max-seconds", type=float, metavar="N", help="stop after about N seconds; run again to go on")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     run.add_argument("--track", default="none", metavar="NAME", help="auto, none, trackio or wandb (default: none)")
+    run.add_argument(
+        "--rouge", action="store_true",
+        help="seq2seq: the finished model writes the targets of the dev and test files, and so does the untuned one",
+    )  # fmt: skip
     run.add_argument("--json", action="store_true", help="print the summary as JSON, for machines")
 
 
@@ -210,15 +215,33 @@ def run(args: argparse.Namespace) -> int:
     if args.max_seconds is not None and args.max_seconds <= 0:
         raise OptionError(f"--max-seconds must be above 0, not {args.max_seconds:g}")
     recipe = read_recipe(args)
+    measure = _measure(args)
     from ..finetuning.runs import run as finetune
 
     deadline = None if args.max_seconds is None else begin + args.max_seconds
-    result = finetune(recipe, device=args.device, track=args.track, deadline=deadline)
+    result = finetune(recipe, device=args.device, track=args.track, deadline=deadline, measure=measure)
     if not result.finished:
         print(f"stopped after {len(result.runs)} of {len(recipe.run.seeds)} runs; the same command goes on from there")
         return 0
     _print(result, machine=args.json)
     return 0
+
+
+def _measure(args: argparse.Namespace) -> Measure | None:
+    """How written texts are measured.
+
+    Raises:
+        OptionError: asked for with a kind that writes none. MissingLibraryError.
+    """
+    if not args.rouge:
+        return None
+    if args.kind != "seq2seq":
+        raise OptionError(f"--rouge measures the texts of seq2seq; {args.kind} writes none")
+    from ..evaluation.generation import rouge
+    from ..finetuning.jobs import Measure
+
+    rouge(["a"], ["a"])  # a library that is missing is missed now, not when training is over
+    return Measure(rouge)
 
 
 def _print(result: FinetuneResult, *, machine: bool) -> None:

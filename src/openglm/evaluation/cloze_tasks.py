@@ -9,10 +9,12 @@ from statistics import fmean
 
 import numpy as np
 
+from ..cloze.examples import Example
 from ..cloze.predict import Prediction, Scoring, predict
 from ..cloze.question import Question
 from ..cloze.task import Task
 from ..infill.infiller import Infiller
+from .models import Model
 from .options import EvalOptions
 from .progress import Bar
 from .results import Published
@@ -22,6 +24,11 @@ DRAWS = 20  # of random answers, for metrics without a closed form
 _SHARES = ("accuracy", "qac")  # metrics that are the share of right answers
 
 
+def test_split(task: Task) -> str:
+    """What is measured: the test file, or where the answers of that are secret, the dev file."""
+    return "test" if "test" in task.files or "dev" not in task.files else "dev"
+
+
 def scoring_of(task: Task, options: EvalOptions) -> Scoring:
     """How the task's answers are compared."""
     if options.calibrate is None:
@@ -29,23 +36,29 @@ def scoring_of(task: Task, options: EvalOptions) -> Scoring:
     return dataclasses.replace(task.scoring, calibrate=options.calibrate)
 
 
-def questions_of(task: Task, infiller: Infiller, options: EvalOptions, split: str = "test") -> list[Question]:
-    """The first `limit` examples of a split as questions.
+def questions_of(task: Task, infiller: Infiller, options: EvalOptions) -> tuple[list[Example], list[Question]]:
+    """The first `limit` examples of the test file, and the same as questions.
 
     Raises:
         DataError: no such split or file, or an example that cannot be used (names the line).
     """
-    examples = task.examples(split, options.data_dir)[: options.limit]
-    return task.questions(examples, infiller.tokenizer, infiller.model.config, options.pattern)
+    examples = task.examples(test_split(task), options.data_dir)[: options.limit]
+    return examples, task.questions(examples, infiller.tokenizer, infiller.model.config, options.pattern)
 
 
-def predictions_of(task: Task, infiller: Infiller, questions: Sequence[Question], scoring: Scoring) -> list[Prediction]:
+def predictions_of(
+    task: Task, model: Model, examples: Sequence[Example], questions: Sequence[Question], options: EvalOptions
+) -> list[Prediction]:
     """The model's answers, with progress."""
+    tuned, scoring, infiller = model.is_tuned_for(task), scoring_of(task, options), model.infiller
     out: list[Prediction] = []
     with Bar(task.name, len(questions), "questions") as bar:
         for start in range(0, len(questions), QUESTIONS_AT_ONCE):
             batch = questions[start : start + QUESTIONS_AT_ONCE]
-            out += predict(infiller.model, infiller.tokenizer, batch, scoring=scoring)
+            if tuned:
+                out += model.answers(examples[start : start + QUESTIONS_AT_ONCE], batch)
+            else:
+                out += predict(infiller.model, infiller.tokenizer, batch, scoring=scoring)
             bar.add(len(batch))
     return out
 

@@ -9,7 +9,6 @@ missing file is an error at once, not after an hour.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,11 +18,11 @@ from typing import Any
 
 from ..cloze.task import DATA_VARIABLE, Task
 from ..errors import DataError, OptionError, suggest
-from ..infill.infiller import Infiller, load
 from . import cloze_tasks
 from .catalogue import ENTRIES, Entry, entry
 from .fewshot import few_shot
 from .measure import measure, settings_of
+from .models import Model, fingerprint, load_model
 from .options import EvalOptions
 from .results import Result, ResultFile, combine, identity
 
@@ -80,7 +79,8 @@ def _target(name: str, options: EvalOptions) -> Target:
         )
     task = Task.load(name)
     task.form(options.pattern)
-    for split in ("train", "test") if options.method == "few-shot" else ("test",):
+    tested = cloze_tasks.test_split(task)
+    for split in ("train", tested) if options.method == "few-shot" else (tested,):
         task.paths(split, options.data_dir)
     return Target(name, task=task)
 
@@ -124,15 +124,15 @@ def evaluate(
     """
     chosen = options or EvalOptions()
     wanted = targets(given, chosen)
-    infiller = load(chosen.model, device=chosen.device, dtype=chosen.dtype)
-    mark = fingerprint(infiller)
+    model = load_model(chosen)
+    mark = fingerprint(model.infiller)
     store = file or ResultFile(None)
     out = []
     for target in wanted:
-        method, seeds, settings = _described(target, chosen)
+        method, seeds, settings = _described(target, chosen, model)
         settings["weights"] = mark
         known = store.find(identity(target.name, method, seeds, settings))
-        result = known or _measured(target, infiller, chosen, method, seeds, settings)
+        result = known or _measured(target, model, chosen, method, seeds, settings)
         if known is None:
             store.add(result)
         if notify:
@@ -141,22 +141,24 @@ def evaluate(
     return out
 
 
-def _described(target: Target, options: EvalOptions) -> tuple[str, tuple[int, ...], dict[str, Any]]:
+def _described(target: Target, options: EvalOptions, model: Model) -> tuple[str, tuple[int, ...], dict[str, Any]]:
     """Method, seeds and settings of a result before it is there."""
     settings: dict[str, Any] = {"limit": options.limit}
     if target.row is not None:
         return "zero-shot", (), settings | settings_of(target.row, options) | {"file": target.path and target.path.name}
     assert target.task is not None
-    settings["pattern"] = options.pattern
+    settings |= {"pattern": options.pattern, "split": cloze_tasks.test_split(target.task)}
     if options.method == "few-shot":
         return "few-shot", tuple(options.seeds), settings | {"finetune": dict(options.finetune)}
+    if model.is_tuned_for(target.task):
+        return "fine-tuned", (), settings
     calibrated = cloze_tasks.scoring_of(target.task, options).calibrate
     return "zero-shot, calibrated" if calibrated else "zero-shot", (), settings
 
 
 def _measured(
     target: Target,
-    infiller: Infiller,
+    model: Model,
     options: EvalOptions,
     method: str,
     seeds: tuple[int, ...],
@@ -165,18 +167,18 @@ def _measured(
     began = time.perf_counter()
     if target.row is not None:
         assert target.path is not None
-        metrics, count, cut = measure(target.row, target.path, infiller, options)
+        metrics, count, cut = measure(target.row, target.path, model.infiller, options)
         return Result(
             target.name, options.model, method, metrics, count, target.row.title, cut=cut,
             published=tuple(target.row.published), seconds=time.perf_counter() - began, settings=settings,
         )  # fmt: skip
     task = target.task
     assert task is not None
-    questions = cloze_tasks.questions_of(task, infiller, options)
+    examples, questions = cloze_tasks.questions_of(task, model.infiller, options)
     if method == "few-shot":
         runs = few_shot(task, target.name, options)
     else:
-        predictions = cloze_tasks.predictions_of(task, infiller, questions, cloze_tasks.scoring_of(task, options))
+        predictions = cloze_tasks.predictions_of(task, model, examples, questions, options)
         runs = [task.evaluate(predictions)]
     means, deviations = combine(runs)
     return Result(
@@ -185,12 +187,3 @@ def _measured(
         cloze_tasks.chance(task, questions), cloze_tasks.majority(task, questions), cloze_tasks.published(task),
         time.perf_counter() - began, settings,
     )  # fmt: skip
-
-
-def fingerprint(infiller: Infiller) -> str:
-    """Tells weights apart: a hash over some of every parameter, which any training changes."""
-    digest = hashlib.sha256(infiller.tokenizer.identity.encode())
-    for name, parameter in infiller.model.named_parameters():
-        some = parameter.detach().flatten()[:256].float().cpu().numpy()
-        digest.update(name.encode() + some.tobytes())
-    return digest.hexdigest()[:16]

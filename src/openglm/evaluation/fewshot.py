@@ -12,6 +12,7 @@ from typing import Any
 from ..cloze.examples import read_examples
 from ..cloze.task import Task
 from ..errors import TrainingError
+from .cloze_tasks import test_split
 from .options import EvalOptions
 
 # Few examples make evaluation on the dev file as dear as training; this is enough to choose by.
@@ -33,15 +34,15 @@ def few_shot(
     """
     from ..finetuning import FinetuneRecipe, run  # training is only imported where something is trained
 
-    data_dir = options.data_dir
+    data_dir, tested = options.data_dir, test_split(task)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openglm-eval-")))
         folder = output or (options.runs_dir / name.replace("/", "-") if options.runs_dir else scratch / "run")
-        test = [str(path) for path in task.paths("test", data_dir)]
+        test = [str(path) for path in task.paths(tested, data_dir)]
         if options.limit is not None:
             test = [str(_first(Path(path), options.limit, scratch)) for path in test]
         data: dict[str, Any] = {"train": [str(path) for path in task.paths("train", data_dir)], "test": test}
-        if "dev" in task.files:
+        if "dev" in task.files and tested != "dev":  # else nothing is left to choose weights by
             data["dev"] = [str(path) for path in task.paths("dev", data_dir)]
         recipe = FinetuneRecipe.from_dict(_recipe(name, kind, data, folder, options))
         result = run(recipe)

@@ -31,7 +31,8 @@ class EvalOptions:
         ratios: of words blanked out, for infilling.
         finetune: values of a fine-tuning recipe, nested as in one, for few-shot runs.
         runs_dir: where few-shot runs leave their folders; None: nowhere.
-        device, dtype: as in `openglm.load`.
+        device, dtype, quantize: as in `openglm.load`, but a model is only rounded to 8 bits where
+            that is asked for: figures are of its weights as they are.
     """
 
     model: str = "default"
@@ -49,6 +50,7 @@ class EvalOptions:
     runs_dir: Path | None = None
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

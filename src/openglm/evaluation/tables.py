@@ -19,22 +19,15 @@ def render(results: Sequence[Result]) -> str:
 
 
 def own_table(results: Sequence[Result]) -> str:
-    """Task, method, examples, metrics, chance, majority."""
-    rows = [["task", "method", "examples", "results", "chance", "majority"]]
+    """One row per metric: task, method, examples, value, chance, majority."""
+    rows = [["task", "method", "examples", "metric", "value", "chance", "majority"]]
     for each in results:
-        metrics = ", ".join(f"{name} {value_of(each, name)}" for name in each.metrics)
-        main = each.metric
-        rows.append(
-            [
-                each.task,
-                each.method,
-                f"{each.count}" + (f" ({each.cut} cut)" if each.cut else ""),
-                metrics,
-                _number(each.chance.get(main)),
-                _number(each.majority.get(main)),
-            ]
-        )
-    return markdown(rows, right=(2, 4, 5))
+        count = f"{each.count}" + (f" ({each.cut} cut)" if each.cut else "")
+        for number, name in enumerate(each.metrics):
+            about = [each.task, each.method, count] if not number else ["", "", ""]
+            guesses = [_number(each.chance.get(name)), _number(each.majority.get(name))]
+            rows.append([*about, name, value_of(each, name), *guesses])
+    return markdown(rows, right=(2, 4, 5, 6))
 
 
 def value_of(result: Result, name: str) -> str:

@@ -8,7 +8,6 @@ Works for what `cloze` and `classify` leave behind, whatever method trained it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..model import GLMModel
 from ..tokenizer import Tokenizer
 from . import heads, prompts
 from .classify import encode_text, head_logits, head_prediction
+from .cloze import scoring_of
 from .tasks import TASK_FILE
 
 MODEL_FOLDER, SETTINGS_FILE = "model", "finetune.json"
@@ -136,6 +136,7 @@ def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         kind, pattern, penalty = settings["kind"], int(settings["pattern"]), float(settings["length_penalty"])
+        calibrate = str(settings["calibrate"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: not the folder of a fine-tuned model ({error})") from error
     if kind not in ("cloze", "classify"):
@@ -151,7 +152,5 @@ def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
     task = Task.load(folder / TASK_FILE)
     if (folder / prompts.SETTINGS_FILE).is_file():
         prompts.load_prompt(model, folder)
-    scoring = dataclasses.replace(task.scoring, calibrate=False)
-    if penalty >= 0:
-        scoring = dataclasses.replace(scoring, normalize="sum", length_penalty=penalty)
+    scoring = scoring_of(task, calibrate, penalty)
     return Classifier(model, tokenizer, task=task, pattern=pattern, scoring=scoring)

@@ -29,7 +29,7 @@ from ..cloze.examples import Example
 from ..cloze.predict import Prediction, Scoring, label_scores, predict
 from ..cloze.question import Question
 from ..cloze.task import Task
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from ..model import GLMModel
 from ..tokenizer import Tokenizer
 from .jobs import SPLITS, Epochs, Evaluation, Job, Plan, confusion_of, digest_of, weights_of
@@ -47,6 +47,8 @@ class ClozeBatch:
         right: [Q, L] bool.
         weights: [Q] float32.
         tokens, positions: as the loop asks.
+        priors: with calibration, the empty contexts of the questions; prior_of: [C], for each
+            candidate of the questions the candidate there that is the same answer.
     """
 
     candidates: CandidateBatch
@@ -54,21 +56,27 @@ class ClozeBatch:
     weights: Tensor
     tokens: int
     positions: int
+    priors: CandidateBatch | None = None
+    prior_of: Tensor | None = None
 
     @classmethod
     def of(
-        cls, questions: Sequence[Question], weights: NDArray[np.float64], tokenizer: Tokenizer, ends: bool
+        cls, questions: Sequence[Question], weights: NDArray[np.float64], tokenizer: Tokenizer, scoring: Scoring
     ) -> ClozeBatch:
-        """Lay questions out side by side."""
-        candidates = CandidateBatch.of(questions, tokenizer.markers, tokenizer.eos, ends=ends)
+        """Lay questions out side by side, and with calibration their empty contexts, each once."""
+        candidates = CandidateBatch.of(questions, tokenizer.markers, tokenizer.eos, ends=scoring.ends)
         right = torch.zeros(len(questions), max(len(question.labels) for question in questions), dtype=torch.bool)
         for row, question in enumerate(questions):
             right[row, list(question.golds)] = True
-        used = candidates.mask[:, 0].diagonal(dim1=1, dim2=2)
-        return cls(
-            candidates, right, torch.tensor(weights, dtype=torch.float32),
-            int(used.sum()), candidates.input_ids.numel(),
-        )  # fmt: skip
+        laid_out, priors, prior_of = [candidates], None, None
+        if scoring.calibrate:
+            empty, prior_of = empty_contexts(questions)
+            priors = CandidateBatch.of(empty, tokenizer.markers, tokenizer.eos, ends=scoring.ends)
+            laid_out.append(priors)
+        tokens = sum(int(each.mask[:, 0].diagonal(dim1=1, dim2=2).sum()) for each in laid_out)
+        positions = sum(each.input_ids.numel() for each in laid_out)
+        weighted = torch.tensor(weights, dtype=torch.float32)
+        return cls(candidates, right, weighted, tokens, positions, priors, prior_of)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -78,12 +86,42 @@ class ClozeBatch:
     def to(self, device: torch.device) -> ClozeBatch:
         """On another device."""
         return dataclasses.replace(
-            self, candidates=self.candidates.to(device), right=self.right.to(device), weights=self.weights.to(device)
+            self,
+            candidates=self.candidates.to(device),
+            right=self.right.to(device),
+            weights=self.weights.to(device),
+            priors=None if self.priors is None else self.priors.to(device),
+            prior_of=None if self.prior_of is None else self.prior_of.to(device),
         )
 
     def pin_memory(self) -> ClozeBatch:
         """As it is: a few questions are copied soon enough."""
         return self
+
+
+def empty_contexts(questions: Sequence[Question]) -> tuple[list[Question], Tensor]:
+    """The distinct empty contexts of questions with their answers, as questions.
+
+    Returns:
+        The contexts, and for each candidate of `questions` its number among theirs, [C] int64.
+
+    Raises:
+        OptionError: a question without one.
+    """
+    found: list[Question] = []
+    starts: dict[object, int] = {}
+    numbers: list[int] = []
+    end = 0
+    for question in questions:
+        if question.prior is None:
+            raise OptionError("this task has no empty context to calibrate with; set objective.calibrate to no")
+        key = (question.prior.key, question.candidates)
+        if key not in starts:
+            starts[key], end = end, end + len(question.candidates)
+            prior = question.prior
+            found.append(dataclasses.replace(question, part_a=prior.part_a, blank_positions=prior.blank_positions))
+        numbers += range(starts[key], starts[key] + len(question.candidates))
+    return found, torch.tensor(numbers)
 
 
 def question_losses(scores: Tensor, right: Tensor, options: ObjectiveOptions) -> Tensor:
@@ -118,10 +156,28 @@ class ClozeLoss(nn.Module):
         """The sum of the losses (differentiable), and the same in its one group, [1]."""
         candidates = batch.candidates
         with torch.autocast(candidates.input_ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logprobs = candidates.candidate_logprobs(self.model)
-        scores = label_scores(candidates, logprobs.float(), self.scoring)
+            logprobs = candidates.candidate_logprobs(self.model).float()
+            priors = None
+            if batch.priors is not None and batch.prior_of is not None:
+                priors = batch.priors.candidate_logprobs(self.model).float()[batch.prior_of]
+        scores = label_scores(candidates, logprobs, self.scoring, priors=priors)
         total = (question_losses(scores, batch.right, self.options) * batch.weights).sum()
         return total, total.detach().reshape(1)
+
+
+def scoring_of(task: Task, calibrate: str, length_penalty: float) -> Scoring:
+    """How answers are compared: as the task says, unless the recipe says otherwise.
+
+    Args:
+        calibrate: "task", "yes" or "no".
+        length_penalty: below 0: as the task says.
+    """
+    scoring = task.scoring
+    if calibrate != "task":
+        scoring = dataclasses.replace(scoring, calibrate=calibrate == "yes")
+    return (
+        scoring if length_penalty < 0 else dataclasses.replace(scoring, normalize="sum", length_penalty=length_penalty)
+    )
 
 
 class ClozePlan(Plan):
@@ -151,9 +207,7 @@ class ClozePlan(Plan):
         self.metric = checked_metric(recipe.run.metric, self.task.metrics)
 
     def _scoring(self) -> Scoring:
-        scoring: Scoring = dataclasses.replace(self.task.scoring, calibrate=False)  # training makes up for priors
-        penalty = self.recipe.objective.length_penalty
-        return scoring if penalty < 0 else dataclasses.replace(scoring, normalize="sum", length_penalty=penalty)
+        return scoring_of(self.task, self.recipe.objective.calibrate, self.recipe.objective.length_penalty)
 
     def _address(self, split: str) -> str:
         return ", ".join(Path(path).name for path in getattr(self.recipe.data, split)) or self.task.name
@@ -198,7 +252,7 @@ class ClozeJob(Job):
         """The questions of micro-batch `number`."""
         chosen = self._epochs(number)
         questions = [self._questions["train"][i] for i in chosen]
-        return ClozeBatch.of(questions, self._weights[chosen], self.plan.tokenizer, self.plan.scoring.ends)
+        return ClozeBatch.of(questions, self._weights[chosen], self.plan.tokenizer, self.plan.scoring)
 
     def describe(self, number: int) -> str:
         """How large it is."""

@@ -30,6 +30,7 @@ KINDS = ("cloze", "seq2seq", "infilling", "lm", "classify")
 METHODS = ("full", "lora", "prompt", "layers", "bias")
 LOSSES = ("cross_entropy", "generative", "mix", "hinge")
 CLASS_WEIGHTS = ("none", "balanced")
+CALIBRATE = ("task", "yes", "no")
 # Continuing documents: [gMASK] at the end of a text, the rest of the document behind it.
 CONTINUE = Objectives(token=0.0, sentence=0.0, document=1.0, document_infill=0.0)
 
@@ -115,6 +116,9 @@ class ObjectiveOptions:
         margin: of hinge, in nats.
         length_penalty: a; the score of an answer is divided by its number of tokens ** a.
             Below 0: what the task says.
+        calibrate: subtract the log-probability of an answer in an empty context from its score,
+            in training as in use: "yes", "no" (as published: training makes up for it), or
+            "task": what the task says of zero-shot use.
         class_weights: "balanced": labels count alike, however many examples they have.
         label_smoothing: of seq2seq.
     """
@@ -122,6 +126,7 @@ class ObjectiveOptions:
     loss: str = "cross_entropy"
     margin: float = 1.0
     length_penalty: float = -1.0
+    calibrate: str = "no"
     class_weights: str = "none"
     label_smoothing: float = 0.1
 
@@ -130,6 +135,8 @@ class ObjectiveOptions:
             raise TrainingError(f"objective.loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
         if self.class_weights not in CLASS_WEIGHTS:
             raise TrainingError(f"objective.class_weights must be none or balanced, not {self.class_weights!r}")
+        if self.calibrate not in CALIBRATE:
+            raise TrainingError(f"objective.calibrate must be one of {', '.join(CALIBRATE)}, not {self.calibrate!r}")
         if not 0 <= self.label_smoothing < 1:
             raise TrainingError(f"objective.label_smoothing must be at least 0 and below 1, not {self.label_smoothing}")
         if self.margin <= 0:
@@ -310,8 +317,8 @@ class FinetuneRecipe:
             "optimizer": dict(self.optimizer), "spans": dict(self.spans),
         }  # fmt: skip
         if self.task is not None:
-            plain = isinstance(self.task, (str, Path, Mapping))
-            out["task"] = self.task if isinstance(self.task, (str, Mapping)) else str(self.task if plain else "")
+            plain = self.task if isinstance(self.task, (str, Path, Mapping)) else self.task.name
+            out["task"] = str(plain) if isinstance(plain, Path) else plain
         return out | {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
 
 
@@ -320,7 +327,7 @@ class FinetuneRecipe:
 UPDATES, EPOCHS = 300, (3, 50)
 # Parameters up to which the rates hold: full and the like, LoRA, prompt.
 RATES = (
-    (30e6, 3e-4, 2e-3, 5e-3),
+    (30e6, 3e-4, 5e-3, 5e-3),
     (150e6, 5e-5, 5e-4, 3e-3),
     (1e9, 1e-5, 2e-4, 1e-3),
     (math.inf, 5e-6, 1e-4, 1e-3),

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -105,14 +106,15 @@ def run(
 def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
     """Everything that can go wrong before training: the model is found, the examples read and checked."""
     checkpoint = open_checkpoint(find_folder(recipe.model))
-    room = checkpoint.config.max_sequence_length
-    if recipe.method.name == "prompt":
-        room -= recipe.method.tokens
-        if room < recipe.method.tokens:
-            raise TrainingError(
-                f"method.tokens {recipe.method.tokens} leaves too little of the model's context of "
-                f"{checkpoint.config.max_sequence_length} tokens"
-            )
+    config, method = checkpoint.config, recipe.method
+    room = config.max_sequence_length - (method.tokens if method.name == "prompt" else 0)
+    if 2 * room < config.max_sequence_length:
+        raise TrainingError(
+            f"method.tokens {method.tokens} leaves too little of the model's context of {config.max_sequence_length} "
+            "tokens"
+        )
+    if method.layers > config.num_layers:
+        raise TrainingError(f"method.layers is {method.layers}, but the model has {config.num_layers} layers")
     return PLANS[recipe.kind](recipe, checkpoint, checkpoint.tokenizer(), room), checkpoint
 
 
@@ -164,6 +166,7 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job,
     settings = {
         "kind": recipe.kind, "pattern": recipe.pattern, "title": plan.title, "method": recipe.method.name,
         "base_model": recipe.model, "length_penalty": recipe.objective.length_penalty,
+        "calibrate": recipe.objective.calibrate,
     }  # fmt: skip
     text = json.dumps(settings, indent=2, ensure_ascii=False)
     write_atomically(folder / SETTINGS_FILE, (text + "\n").encode())
@@ -185,11 +188,16 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job,
         curves=curves if curves.exists() else None,
         environment=environment,
         name=plan.title,
-        base_model=recipe.model,
+        base_model=checkpoint_name(recipe.model),
         blanks=plan.config.blanks,
         usage=_usage(recipe) if recipe.kind in ("cloze", "classify") else "",
         sections=results_sections(result),
     )
+
+
+def checkpoint_name(model: str) -> str:
+    """What a card calls the model that training started from: a folder by its own name."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _usage(recipe: FinetuneRecipe) -> str:

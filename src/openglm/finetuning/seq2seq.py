@@ -46,7 +46,7 @@ class Pair:
 
     Attributes:
         layout: source and target, laid out.
-        blanked: the source with its blank, as text.
+        blanked: the source with its blank, as text; shortened, if it was.
         target: what belongs there.
         number: of its line.
         cut: tokens of the source left out.
@@ -138,7 +138,10 @@ class Seq2SeqPlan(Plan):
                 "shorten it, or leave the example out"
             )
         layout = lay_out(context.part_a, context.blank_positions, [ids], tokenizer.markers)
-        return Pair(layout, filled.blanked, target, example.number, filled.cut)
+        blanked = filled.blanked
+        if filled.cut:  # what was cut off in training is not there when the model writes either
+            blanked = BlankedText(tuple(tokenizer.decode(literal) for literal in filled.literals), blanked.kinds)
+        return Pair(layout, blanked, target, example.number, filled.cut)
 
     def has(self, split: str) -> bool:
         """Whether there are pairs of this split."""
@@ -209,7 +212,8 @@ class Seq2SeqJob(Job):
         pairs = self.plan.pairs[split]
         longest = max(len(pair.layout) - pair.layout.separator for pair in self.plan.pairs["train"])
         options: dict[str, Any] = {"max_new_tokens": min(2 * longest, self.model.config.max_sequence_length - 1)}
-        options |= {"truncate": "end", **measure.options}
+        # A shortened source that is tokenised again may come out a token longer.
+        options |= {"truncate": "start", **measure.options}
         infiller = Infiller(self.model, self.plan.tokenizer)
         written = [filled.blanks[0].text.strip() for filled in infiller.fill([p.blanked for p in pairs], **options)]
         rows = [

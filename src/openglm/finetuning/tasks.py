@@ -135,7 +135,13 @@ def class_task_of(recipe: FinetuneRecipe) -> ClassTask:
         if "pattern" in values and "verbalizer" in values:
             task = _from_values(values)
             fields, labels = fields or task.form(recipe.pattern).pattern.fields, task.labels
-        return ClassTask(None, fields, str(values.get("label", "label")), labels, str(values.get("title") or recipe.folder.resolve().name))
+        return ClassTask(
+            None,
+            fields,
+            str(values.get("label", "label")),
+            labels,
+            str(values.get("title") or recipe.folder.resolve().name),
+        )
     task = task_of(recipe)
     if not task.labels:
         raise DataError(

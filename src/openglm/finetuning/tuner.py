@@ -189,6 +189,7 @@ class Tuner:
             **kept,
             "optimizer": asdict(self.optimizer),
             "seed": self.seed,
+            "base_model": self.recipe.model,
             "model": self.plan.config.to_dict(),
             "tokenizer": self.plan.tokenizer.identity,
             "data": self.plan.digest,
