@@ -17,10 +17,12 @@ from openglm.checkpoints.convert import convert
 from openglm.checkpoints.find import EMBEDDED, find_folder
 from openglm.checkpoints.formats import HUGGINGFACE
 from openglm.checkpoints.hub import needed
+from openglm.checkpoints.native import save_model
 from openglm.checkpoints.published import PublishedModel
 from openglm.cli.main import main
 from openglm.errors import ModelNotFoundError
 from openglm.model import GLMModel
+from openglm.tokenizer import BilingualTokenizer
 
 from .hub_stand_in import Hub, Repository, serving
 
@@ -186,3 +188,11 @@ def test_sizes_decide_for_one_model_each() -> None:
         told.setdefault((model.layers, model.width, model.rows), []).append(model)
     for models in told.values():
         assert len({(m.heads, m.context, m.vocabulary, m.blanks, m.layout) for m in models}) == 1
+
+
+def test_the_folder_of_a_run_stands_for_its_model(
+    tmp_path: Path, tiny_model: GLMModel, tokenizer: BilingualTokenizer
+) -> None:
+    save_model(tmp_path / "run" / "model", tiny_model, tokenizer)
+    assert find_folder(str(tmp_path / "run")) == tmp_path / "run" / "model"
+    assert find_folder(str(tmp_path / "run" / "model")) == tmp_path / "run" / "model"

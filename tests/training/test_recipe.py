@@ -200,7 +200,7 @@ def test_a_schedule_may_end_before_the_run(schedule: str) -> None:
     "options",
     [
         {"name": "sgd"},
-        {"schedule": "linear"},
+        {"schedule": "stairs"},
         {"learning_rate": 0},
         {"clip": -1.0},
         {"schedule_share": 0.0},
@@ -228,3 +228,10 @@ def test_biases_and_norms_do_not_decay(tiny_config: Any) -> None:
         for key, parameter in model.named_parameters():
             plain = "layernorm" in key or key.endswith(".bias")
             assert decays[id(parameter)] == (0.0 if plain else 0.1), key
+
+
+def test_the_linear_schedule_has_a_floor() -> None:
+    options = OptimizerOptions(schedule="linear", warmup=0.1, final=0.2)
+    assert rate_factor(10, 110, options) == 1.0
+    assert rate_factor(60, 110, options) == pytest.approx(0.2 + 0.8 * (1 - (60 - 11) / 99))
+    assert rate_factor(110, 110, options) == rate_factor(500, 110, options) == pytest.approx(0.2)

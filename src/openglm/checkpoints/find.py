@@ -12,13 +12,14 @@ from .published import PublishedModel, find_published, published_names
 
 DEFAULT_NAME = "default"
 EMBEDDED = Path(__file__).resolve().parent.parent / "default_model"
+RUN_MODEL = "model"  # what a training run calls the folder of its model
 CHECKPOINTS = Path("checkpoints")  # where FlagAI keeps models
 
 
 def find_folder(name_or_path: str, *, revision: str | None = None) -> Path:
     """The folder that holds a model.
 
-    Looks at: the embedded model; a local path; for published names `./checkpoints/NAME`
+    Looks at: the embedded model; a local path, or the folder of a run that holds a model; for published names `./checkpoints/NAME`
     (where FlagAI keeps them) and the hub's cache; then downloads from the hub, where any
     repository may be named (`owner/model`).
 
@@ -35,7 +36,7 @@ def find_folder(name_or_path: str, *, revision: str | None = None) -> Path:
     # os.path's questions, unlike Path's, have an answer for strings that cannot be paths.
     path = Path(os.path.expanduser(name_or_path))
     if revision is None and os.path.isdir(path):
-        return path
+        return path / RUN_MODEL if is_complete(path / RUN_MODEL) and not is_complete(path) else path
     if os.path.isfile(path):
         raise ModelNotFoundError(f"{path}: a file; give the folder it lies in")
     name, _, tag = name_or_path.partition("@")

@@ -43,7 +43,7 @@ def probe_logits(config: GLMConfig, weights: Weights) -> Tensor:
     words = read(_TABLE)[ids].float()
     hidden = transformer(words, positions, prefix_mask(torch.tensor([separator]), length), None)
     table = read(_TABLE)
-    logits = torch.cat([F.linear(hidden, rows.float()) for rows in table.split(ROWS_AT_ONCE)], -1)
+    logits = torch.cat([F.linear(hidden, rows.float()) for rows in torch.split(table, ROWS_AT_ONCE)], -1)
     del table
     weights.release()
     return logits
