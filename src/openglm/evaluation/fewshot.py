@@ -16,7 +16,7 @@ from .cloze_tasks import test_split
 from .options import EvalOptions
 
 # Few examples make evaluation on the dev file as dear as training; this is enough to choose by.
-RUN = {"evaluations": 10, "patience": 0, "save_every": 1_000_000, "log_every": 50}
+RUN = {"evaluations": 10, "patience": 0, "save_every": 1_000_000, "log_every": 50, "untuned": False}
 
 
 def few_shot(

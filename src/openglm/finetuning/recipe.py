@@ -165,6 +165,7 @@ class RunOptions:
         precision: "bf16" (autocast), "fp32", or "auto": bf16 on a GPU.
         save_every: updates between states; log_every: between lines of the log.
         keep_states: leave the last states of finished runs in their folders.
+        untuned: measure the model before it is trained too.
     """
 
     epochs: float = 0.0
@@ -184,6 +185,7 @@ class RunOptions:
     log_every: int = 10
     save_every: int = 200
     keep_states: bool = False
+    untuned: bool = True
 
     def __post_init__(self) -> None:
         seeds = (self.seeds,) if isinstance(self.seeds, int) else self.seeds

@@ -122,8 +122,8 @@ def _untuned(
     recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, around: Surroundings
 ) -> dict[str, dict[str, float]]:
     """What the model does before training; kept in the folder, so that a run that goes on need not look again."""
-    if recipe.kind == "classify":
-        return {}  # a head that knows nothing
+    if recipe.kind == "classify" or not recipe.run.untuned:
+        return {}  # a fresh head knows nothing
     path = recipe.folder / ".untuned.json"
     key = f"{plan.digest} {checkpoint.folder} {recipe.pattern} {recipe.objective} {around.measure is None}"
     try:
