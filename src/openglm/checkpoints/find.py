@@ -19,9 +19,9 @@ CHECKPOINTS = Path("checkpoints")  # where FlagAI keeps models
 def find_folder(name_or_path: str, *, revision: str | None = None) -> Path:
     """The folder that holds a model.
 
-    Looks at: the embedded model; a local path, or the folder of a run that holds a model; for published names `./checkpoints/NAME`
-    (where FlagAI keeps them) and the hub's cache; then downloads from the hub, where any
-    repository may be named (`owner/model`).
+    Looks at: the embedded model; a local path, or the folder of a run that holds a model; for
+    published names `./checkpoints/NAME` (where FlagAI keeps them) and the hub's cache; then
+    downloads from the hub, where any repository may be named (`owner/model`).
 
     Args:
         name_or_path: `name@revision` asks for a branch, tag or commit on the hub.

@@ -36,7 +36,9 @@ from .selection import Selection
 
 BEST_FILE, RESULT_FILE = "best.safetensors", "result.json"
 # Settings that may differ between a run and its going on: they change no weight.
-PASSING = ("seeds", "log_every", "save_every", "workers", "keep_states", "untuned", "compile", "activation_checkpointing")
+PASSING = (
+    "seeds", "log_every", "save_every", "workers", "keep_states", "untuned", "compile", "activation_checkpointing",
+)  # fmt: skip
 
 
 class QuietReport(Report):
