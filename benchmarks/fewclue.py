@@ -3,7 +3,7 @@
     python benchmarks/fewclue.py --data-dir DIR --output fewclue.json
 
 Split 0 of each task (32 examples for most; 240 to 928 for those with many labels) is the
-training data, its dev file chooses weights, `test_public` is what is reported. Methods:
+training data, the dev file chose the settings, `test_public` is what is reported. Methods:
 
     zero-shot               the pattern and the words of the labels, nothing trained
     zero-shot, calibrated   the same, each answer divided by its probability in an empty context
@@ -39,10 +39,13 @@ from openglm.infill.infiller import Infiller, load
 TASKS = ("eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "chid", "csl", "cluewsc")
 METHODS = ("zero-shot", "zero-shot, calibrated", "tf-idf", "head", "cloze")
 SEEDED = ("head", "cloze")
-# Chosen on the dev files of split 0; what is not here is what fine-tuning does by itself.
+# Chosen on the dev files of split 0. The last weights are taken: 32 examples are too few to
+# choose weights by. What is not here is what fine-tuning does by itself.
+LAST: Mapping[str, Any] = {"data": {"dev": []}, "run": {"epochs": 20}}
+BOUNDED: Mapping[str, Any] = {"data": {"dev": []}, "run": {"steps": 150}}  # hundreds of long texts
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "csldcp": {"run": {"steps": 200, "evaluations": 4}},  # hundreds of long texts: a bound on the time
-    "iflytek": {"run": {"steps": 200, "evaluations": 4}},
+    **dict.fromkeys(("eprstmt", "ocnli", "bustm", "chid", "csl", "cluewsc", "tnews"), LAST),
+    **dict.fromkeys(("csldcp", "iflytek"), BOUNDED),
 }
 PATTERNS: Mapping[str, int] = {}
 REGULARISATION = (1.0, 10.0, 100.0)  # of logistic regression, chosen on the dev file
@@ -237,6 +240,8 @@ def one(
     name: str, method: str, seed: int, args: argparse.Namespace, infiller: Infiller, folder: Path, store: ResultFile
 ) -> None:
     """Measure one result, unless it is in the file already."""
+    if method == "head" and not Task.load(f"fewclue/{name}").labels:
+        return  # examples bring their own answers; there are no classes
     seeds = (seed,) if method in SEEDED else ()
     if store.find(identity(f"fewclue/{name}", method, seeds, settings(name, method, args))):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from openglm.quantization import (
     activation_limit,
     quantize,
     rounded,
+    weights_only,
 )
 from openglm.tokenizer import BilingualTokenizer
 
@@ -134,7 +136,11 @@ def test_the_embedded_model_is_rounded_unless_a_dtype_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"quantize": "int3"}, "int3"), ({"quantize": "int8", "device": "meta"}, "CPU")],
+    [
+        ({"quantize": "int3"}, "int3"),
+        ({"quantize": "int8", "device": "meta"}, "CPU"),
+        ({"quantize": "int4"}, "on a CPU use int8"),
+    ],
 )
 def test_what_cannot_be_rounded(options: dict[str, str], named: str) -> None:
     model = GLMModel(GLMConfig(1, 16, 2, 128)).to(options.get("device", "cpu"))
@@ -142,3 +148,28 @@ def test_what_cannot_be_rounded(options: dict[str, str], named: str) -> None:
         quantize(model, options["quantize"])
     with pytest.raises(OptionError, match="int3"):
         openglm.load(quantize="int3")
+
+
+def test_weights_alone_through_torchao(tiny_config: GLMConfig) -> None:
+    """What a GPU gets, computed here on the CPU: near the model in its own type, and decoded like any other."""
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    torch.manual_seed(0)
+    model = GLMModel(tiny_config).eval()
+    ids = torch.randint(0, 100, (2, 9))
+    with torch.inference_mode():
+        before = model(ids)
+        assert weights_only(model, "int8").quantized == "int8"
+        after = model(ids)
+    assert not torch.equal(before, after)
+    assert (after - before).norm() < 0.05 * before.norm()
+
+
+def test_torchao_is_named_where_it_is_missing(tiny_model: GLMModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(OptionError, match="pip install torchao"):
+        weights_only(tiny_model, "int8")
+
+
+def test_compiling_is_for_gpus() -> None:
+    with pytest.raises(OptionError, match="GPU"):
+        openglm.load(device="cpu", compile=True)

@@ -93,7 +93,7 @@ def matrix_rate(model: GLMModel) -> float:
 
 def _products(model: GLMModel, rows: int, width: int) -> Iterator[tuple[Callable[[torch.Tensor], Any], torch.Tensor]]:
     weight = model.word_embeddings.weight
-    if model.quantized:
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
         limit = activation_limit()
         table = torch.randint(-127, 128, (width, width), dtype=torch.int8)
         x = torch.randint(-limit, limit + 1, (rows, width)).float()
@@ -115,7 +115,7 @@ def weight_sizes(model: GLMModel) -> tuple[int, int]:
         elif isinstance(module, nn.Linear):
             numbers += module.weight.numel()
             size += module.weight.numel() * module.weight.element_size()
-    if not model.quantized:
+    if model.word_embeddings.weight.is_floating_point():
         table = model.word_embeddings.weight
         numbers, size = numbers + table.numel(), size + table.numel() * table.element_size()
     return numbers, size

@@ -1,4 +1,4 @@
-"""Int8 weights for inference on a CPU.
+"""Weights of 8 bits for inference: on a CPU by the kernels here, on a GPU by torchao.
 
     y = s_x s_w (x_q W_q^T) + b
 
@@ -25,7 +25,7 @@ from .errors import OptionError
 if TYPE_CHECKING:
     from .model import GLMModel
 
-QUANTIZE = ("int8",)
+QUANTIZE = ("int8", "int4")
 
 
 class Product(Protocol):
@@ -199,13 +199,19 @@ def to_quantize(model: GLMModel) -> list[str]:
 def quantize(model: GLMModel, how: str) -> GLMModel:
     """Round the weights of a model in place; it can then no longer be trained or saved.
 
+    On a GPU the linear layers' weights alone are rounded, by torchao, and the word embedding
+    stays as it is.
+
     Args:
-        how: "int8".
+        how: "int8"; on a GPU also "int4", in groups of 128 weights.
 
     Raises:
-        OptionError: another kind, or a model that is not on a CPU.
+        OptionError: another kind, one that the device lacks, or no torchao.
     """
-    check(how, model.word_embeddings.weight.device.type)
+    device = model.word_embeddings.weight.device.type
+    check(how, device)
+    if device != "cpu":
+        return weights_only(model, how)
     for name in to_quantize(model):
         module: Any = model.get_submodule(name)
         quantize_module(model, name, module.weight.detach(), getattr(module, "bias", None))
@@ -213,9 +219,25 @@ def quantize(model: GLMModel, how: str) -> GLMModel:
     return model.eval()
 
 
+def weights_only(model: GLMModel, how: str) -> GLMModel:
+    """Round the weights of the linear layers with torchao, in place; activations keep their type."""
+    try:
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise OptionError(f"quantize={how!r} on a GPU needs torchao: pip install torchao") from error
+    try:
+        quantize_(model.transformer, Int8WeightOnlyConfig() if how == "int8" else Int4WeightOnlyConfig())
+    except ImportError as error:  # some kinds need kernels that come apart from torchao
+        raise OptionError(f"quantize={how!r}: {error}; use int8, or install what it needs") from error
+    model.quantized = how
+    return model.eval()
+
+
 def check(how: str, device: str) -> None:
     """Raise OptionError for what `quantize` cannot do."""
     if how not in QUANTIZE:
         raise OptionError(f"quantize {how!r} is unknown; use {', '.join(QUANTIZE)} or None")
-    if device != "cpu":
-        raise OptionError(f"quantize={how!r} is for a CPU; on {device} leave it out, weights are bfloat16 there")
+    if device not in ("cpu", "cuda"):
+        raise OptionError(f"quantize={how!r} is for a CPU or a CUDA device, not for {device}")
+    if how == "int4" and device == "cpu":
+        raise OptionError("quantize='int4' is for a GPU; on a CPU use int8")

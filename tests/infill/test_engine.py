@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -271,3 +272,13 @@ def test_ten_thousand_fills_leave_no_more_than_a_thousand(tiny_model: GLMModel, 
     after_a_thousand = fill(200)
     assert fill(1800) < after_a_thousand + 8 * 2**20
     assert infiller.engine.memory.texts_held == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+def test_a_compiled_step_writes_the_same(model: GLMModel) -> None:
+    """What a GPU runs as CUDA graphs, compiled here for the CPU."""
+    texts, options = texts_of(5, 12), FillOptions()
+    compiled = Engine(SlotMemory(model, EOS, compile=True), move_on)
+    found = [job.rows[0].writer.fills for job in compiled.run(job_of(text, options) for text in texts)]
+    assert found == [plainly(model, text) for text in texts]

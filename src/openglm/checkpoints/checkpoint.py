@@ -120,8 +120,9 @@ def build(
             )
         return tensor
 
-    if quantize is not None:
-        quantization.check(quantize, torch.device(device).type)
+    on_cpu = torch.device(device).type == "cpu"
+    if quantize is not None and on_cpu:
+        quantization.check(quantize, "cpu")
         for name in quantization.to_quantize(model):
             bias = f"{name}.bias"
             quantization.quantize_module(
@@ -131,4 +132,4 @@ def build(
     state = {name: sound(name) for name, tensor in model.state_dict().items() if tensor.is_meta}
     weights.release()
     model.load_state_dict(state, strict=False, assign=True)
-    return model.eval()
+    return model.eval() if quantize is None or on_cpu else quantization.quantize(model, quantize)

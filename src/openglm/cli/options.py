@@ -17,7 +17,7 @@ def _lengths(text: str) -> int | list[int]:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --dtype, --quantize."""
+    """--model, --device, --dtype, --quantize, --compile."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", default="default", metavar="NAME|DIR", help="embedded model (default), a published name or a folder"
@@ -29,11 +29,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="int8",
         help="round the weights to 8 bits: faster on a CPU (the embedded model's are, unless a --dtype is given)",
     )
+    group.add_argument("--compile", action="store_true", help="on a GPU: compile decoding into CUDA graphs")
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments for `load`, beside the name."""
-    return {"device": args.device, "dtype": args.dtype, "quantize": args.quantize}
+    return {"device": args.device, "dtype": args.dtype, "quantize": args.quantize, "compile": args.compile}
 
 
 DECODING: dict[str, tuple[Callable[[str], Any], str, str]] = {

@@ -41,12 +41,13 @@ class Infiller:
     Args:
         model: the network; put into evaluation mode.
         tokenizer: its vocabulary.
+        compile: as in `load`.
 
     Raises:
         OptionError: the vocabulary has more tokens than the model has rows.
     """
 
-    def __init__(self, model: GLMModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: GLMModel, tokenizer: Tokenizer, *, compile: bool = False) -> None:
         if tokenizer.num_tokens > model.config.vocab_size:
             raise OptionError(
                 f"the vocabulary has {tokenizer.num_tokens} tokens but the model only {model.config.vocab_size} rows; "
@@ -59,7 +60,7 @@ class Infiller:
         banned[tokenizer.num_tokens :] = True
         device = model.word_embeddings.weight.device
         self._ends = Ends((tokenizer.markers.eop, tokenizer.eos), banned.to(device))
-        self.engine = Engine(memory_for(model, tokenizer.eos), move_on)
+        self.engine = Engine(memory_for(model, tokenizer.eos, compile=compile), move_on)
 
     @overload
     def fill(self, text: Text, **options: Any) -> Filled: ...
@@ -279,6 +280,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    compile: bool = False,
 ) -> Infiller:
     """A model ready to fill blanks.
 
@@ -289,15 +291,18 @@ def load(
             machine is downloaded.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         dtype: "auto" (float32 on a CPU, bfloat16 on a GPU), "float32", "bfloat16", "float16".
-        quantize: "int8" rounds the weights to 8 bits, for a CPU: several times faster, and a
-            loss that hardly differs (benchmarks/README.md). None computes with the weights as
-            they are, but for the embedded model on a CPU, which is rounded unless a dtype is given.
+        quantize: "int8" rounds the weights to 8 bits: on a CPU several times faster, with a loss
+            that hardly differs (benchmarks/README.md); on a GPU, where "int4" is another choice,
+            through torchao. None computes with the weights as they are, but for the embedded
+            model on a CPU, which is rounded unless a dtype is given.
+        compile: on a GPU, compile the decoding step into CUDA graphs: worth it where many
+            tokens are to come, as each shape takes up to a minute once.
 
     Raises:
         ModelNotFoundError: no such model; names the nearest ones.
         CheckpointError, ConfigError, TokenizerError: files that are missing, damaged or do
             not fit together.
-        OptionError: an unknown device, dtype or quantize.
+        OptionError: an unknown device, dtype or quantize, or `compile` without a GPU.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -311,9 +316,11 @@ def load(
     types["auto"] = torch.float32 if kind == "cpu" else torch.bfloat16
     if dtype not in types:
         raise OptionError(f"dtype {dtype!r} is unknown; use {', '.join(types)}")
+    if compile and kind == "cpu":
+        raise OptionError("compile is for a GPU; on a CPU decoding is bound by memory, not by launches")
     if quantize is None and (str(name_or_path), dtype, kind) == ("default", "auto", "cpu"):
         quantize = "int8"
     if quantize is not None:
         check_quantize(quantize, kind)
     model, tokenizer = open_model(str(name_or_path), device=device, dtype=types[dtype], quantize=quantize)
-    return Infiller(model, tokenizer)
+    return Infiller(model, tokenizer, compile=compile)

@@ -132,17 +132,18 @@ class PagedMemory:
         self.pages.free(text)
 
 
-def memory_for(model: GLMModel, pad_id: int) -> Memory:
+def memory_for(model: GLMModel, pad_id: int, *, compile: bool = False) -> Memory:
     """The fastest way to keep texts on the model's device.
 
     Args:
         pad_id: fills up shorter rows; nobody attends to it.
+        compile: compile the step, where texts are kept in slots.
     """
     if model.word_embeddings.weight.device.type == "cpu":
         return PagedMemory(model, pad_id)
     from .slots import SlotMemory
 
-    return SlotMemory(model, pad_id)
+    return SlotMemory(model, pad_id, compile=compile)
 
 
 def read_whole(model: GLMModel, layouts: Sequence[Layout], pad_id: int, cache: Cache) -> Tensor:

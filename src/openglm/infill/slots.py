@@ -44,6 +44,7 @@ class SlotMemory:
         self._free: list[int] = []
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self._compiled = compile
         self._resize(1, COLUMNS)
         step = self._step
         self._run = torch.compile(step, mode="reduce-overhead", dynamic=False) if compile else step
@@ -69,6 +70,8 @@ class SlotMemory:
         for layer in range(self.model.config.num_layers):
             for kept in (self.keys, self.values):
                 grown = torch.zeros((slots, heads, columns, size), dtype=self._dtype, device=self.device)
+                if self._compiled:  # written in place by a graph, which must know that it stays where it is
+                    torch._dynamo.mark_static_address(grown)
                 if old:
                     grown[:old, :, : kept[layer].shape[2]] = kept[layer]
                     kept[layer] = grown
