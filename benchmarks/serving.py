@@ -47,6 +47,12 @@ def bodies(count: int) -> list[dict[str, Any]]:
     return out
 
 
+def head(length: int) -> bytes:
+    """The head of a request."""
+    lines = ("POST /v1/fill HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {length}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
 class Connection:
     """A client that keeps its connection."""
 
@@ -62,10 +68,7 @@ class Connection:
             if self._streams is None:
                 self._streams = await asyncio.open_connection("127.0.0.1", self._port)
             reader, writer = self._streams
-            head = (
-                f"POST /v1/fill HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-            )
-            writer.write(head.encode() + b"\r\n\r\n" + content)
+            writer.write(head(len(content)) + content)
             received = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             length = re.search(r"content-length: (\d+)", received)
             assert length is not None
@@ -118,11 +121,8 @@ async def misbehave(port: int) -> Counter[str]:
 
     async def send(content: bytes, length: int, wait: bool = True) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = (
-            f"POST /v1/fill HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-        )
         try:
-            writer.write(head.encode() + content)
+            writer.write(head(length) + content)
             if wait:
                 starts[(await reader.read(64)).decode("latin-1")[9:12] or "closed"] += 1
         except OSError:

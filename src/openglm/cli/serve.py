@@ -1,0 +1,120 @@
+"""`openglm serve`: an HTTP API and a page to try it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import ipaddress
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OpenGLMError, OptionError
+from .options import add_model_options, model_options
+
+if TYPE_CHECKING:
+    from ..serve.settings import Limits
+
+KEY_VARIABLE = "OPENGLM_API_KEY"
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
+LIMITS = {
+    "requests": ("max-requests", int, "N", "requests running or waiting; more get 429"),
+    "tokens": ("max-tokens", int, "N", "tokens written for one request"),
+    "answers": ("max-answers", int, "N", "answers or beams of one request"),
+    "body": ("max-bytes", int, "N", "bytes of a request"),
+    "seconds": ("max-seconds", float, "S", "seconds a request may take"),
+    "grace": ("grace", float, "S", "seconds that running requests get to finish on SIGTERM"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.description = (
+        "Serve a model: /v1/fill, /v1/choose, /v1/score, OpenAI's /v1/completions, and a page at /. "
+        f"A key in the variable {KEY_VARIABLE} or in --key-file has to be shown by every request."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
+    parser.add_argument("--name", metavar="NAME", help="what requests call the model (default: its name)")
+    parser.add_argument("--key-file", metavar="FILE", help="file with the key that requests must show")
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name by which a proxy calls; repeat for more",
+    )
+    parser.add_argument(
+        "--cors-origin", action="append", default=[], metavar="URL", help="origin whose pages may call; repeat for more"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads on a CPU (default: torch's choice)")
+    group = parser.add_argument_group("limits")
+    for name, (flag, kind, metavar, text) in LIMITS.items():
+        group.add_argument(f"--{flag}", dest=f"limit_{name}", type=kind, metavar=metavar, help=text)
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OpenGLMError(f'serving needs {", ".join(missing)}: pip install "openglm[serve]"')
+    from ..serve.settings import Limits
+
+    given = {name: getattr(args, f"limit_{name}") for name in LIMITS}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    folder = Path(args.model)
+    name = args.name or (folder.resolve() if folder.exists() else folder).name  # not where it lies
+    if args.threads is not None and args.threads < 1:
+        raise OptionError("--threads must be at least 1")
+    from ..serve import server
+
+    with server.bind(args.host, args.port) as listening:
+        return _serve(args, listening, name, limits)
+
+
+def _serve(args: argparse.Namespace, listening: socket.socket, name: str, limits: Limits) -> int:
+    local = _is_local(listening.getsockname()[0])
+    from ..serve.settings import Settings
+
+    settings = Settings(
+        name=name,
+        aliases=() if Path(args.model).exists() or args.model == name else (args.model,),
+        key=_key(args.key_file),
+        hosts=(*LOCAL_NAMES, args.host, *args.allowed_host) if local or args.allowed_host else (),
+        cors_origins=tuple(args.cors_origin),
+        limits=limits,
+    )
+    if settings.key is None and not local:
+        print(f"openglm: note: anyone who reaches {args.host} may use this server; set a key", file=sys.stderr)
+    import torch
+
+    from ..infill.infiller import load
+    from ..serve import server
+    from ..serve.app import build_app
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    app = build_app(load(args.model, **model_options(args)), settings)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"openglm: {name} at http://{host}:{listening.getsockname()[1]} (API at /docs)", file=sys.stderr, flush=True)
+    return server.run(app, listening)
+
+
+def _key(path: str | None) -> str | None:
+    if path is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--key-file {path}: cannot be read ({error})") from error
+
+
+def _is_local(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,102 @@
+"""Errors as HTTP answers, in the shape the OpenAI clients read.
+
+    {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+
+Messages of `OpenGLMError` name the input and the remedy and go out as they are; of any
+other error nothing goes out but that there was one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import ContextLengthError, OpenGLMError, OptionError, UnsupportedBlankError
+
+
+class HTTPError(Exception):
+    """An answer that is not what was asked for.
+
+    Attributes:
+        status: HTTP status.
+        message, kind, param, code: the fields of the body.
+        headers: to send along.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """What is sent."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> HTTPError:
+    """400: what was asked cannot be done as it stands."""
+    return HTTPError(400, message, param=param, code=code)
+
+
+def busy(retry_after: int) -> HTTPError:
+    """429: as many requests as the server takes are running or waiting."""
+    message = f"the server is at its limit of requests; try again in {retry_after} s"
+    return HTTPError(
+        429, message, kind="rate_limit_error", code="server_busy", headers={"Retry-After": str(retry_after)}
+    )
+
+
+def closing() -> HTTPError:
+    """503: the server is about to stop."""
+    return HTTPError(
+        503,
+        "the server is shutting down",
+        kind="server_error",
+        code="shutting_down",
+        headers={"Retry-After": "5", "Connection": "close"},
+    )
+
+
+def out_of_time(seconds: float) -> HTTPError:
+    """504: the request took longer than the server allows."""
+    message = f"not done within the {seconds:g} s a request may take; ask for fewer tokens"
+    return HTTPError(504, message, kind="server_error", code="timeout")
+
+
+def as_http_error(error: BaseException) -> HTTPError:
+    """The answer to an error."""
+    if isinstance(error, HTTPError):
+        return error
+    if isinstance(error, ValidationError):
+        return _invalid(error)
+    if isinstance(error, ContextLengthError):
+        return bad_request(str(error), code="context_length_exceeded")
+    if isinstance(error, UnsupportedBlankError):
+        return bad_request(str(error), code="unsupported_blank")
+    if isinstance(error, OptionError):
+        return bad_request(str(error), code="invalid_option")
+    if isinstance(error, OpenGLMError):
+        return bad_request(str(error), code="invalid_input")
+    return HTTPError(500, "internal error; the server's log has the details", kind="server_error", code="internal")
+
+
+def _invalid(error: ValidationError) -> HTTPError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return bad_request(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
+    names = [str(part) for part in first["loc"]]
+    param = names[0] if names else None
+    where = ".".join(names)
+    if first["type"] == "extra_forbidden":
+        return bad_request(f"unknown parameter {where}", param, "unknown_parameter")
+    return bad_request(f"{where}: {first['msg']}" if where else first["msg"], param, "invalid_parameter")

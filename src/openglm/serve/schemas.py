@@ -1,0 +1,280 @@
+"""Requests and answers, as pydantic checks them and the OpenAPI document shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+BlankName = Literal["[MASK]", "[sMASK]", "[gMASK]"]
+Truncate = Literal["start", "end", "around"]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class _Strict(BaseModel):
+    # Nothing is guessed: "5" is no number, and a misspelt name is not passed over.
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Blank(_Strict):
+    """A blank, in a text given in parts."""
+
+    blank: BlankName
+
+
+TextField = Annotated[
+    str | list[str | Blank],
+    Field(
+        description="A text with [MASK], [sMASK] or [gMASK] where something is wanted; or its parts, strings and "
+        'blanks ({"blank": "[MASK]"}): the wording [MASK] inside a part is then ordinary text.'
+    ),
+]
+ModelField = Annotated[str | None, Field(description="A name from GET /v1/models. Default: the model that is served.")]
+TruncateField = Annotated[
+    Truncate | None,
+    Field(description="What to drop of a text longer than the context. Default: such a text is refused."),
+]
+MaxTokens = Annotated[int, Field(ge=1, le=2**31)]
+MinTokens = Annotated[int, Field(ge=0, le=2**31)]
+
+
+class FillRequest(_Strict):
+    """Fill every blank of a text."""
+
+    model: ModelField = None
+    text: TextField
+    max_new_tokens: MaxTokens | list[MaxTokens] | None = Field(
+        None, description="Most tokens of a fill, one number or one per blank. Default by kind: 32, 128, 256."
+    )
+    min_new_tokens: MinTokens | list[MinTokens] = Field(0, description="Fewest tokens of a fill.")
+    temperature: float = Field(0.0, ge=0, le=100, description="0: the most probable token; above 0: sample.")
+    top_k: int = Field(0, ge=0, le=2**31, description="Sample among the k most probable tokens; 0: all.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample among the most probable tokens that reach p.")
+    repetition_penalty: float = Field(1.0, gt=0, le=100, description="Above 1: fewer repetitions.")
+    num_beams: int = Field(1, ge=1, le=2**31, description="Beam search over so many hypotheses.")
+    length_penalty: float = Field(0.0, ge=-100, le=100, description="Beams rank by log-probability / length ** this.")
+    num_return_sequences: int = Field(1, ge=1, le=2**31, description="Answers: samples, or the best beams.")
+    seed: Seed | None = Field(None, description="Makes sampling repeat.")
+    truncate: TruncateField = None
+    stream: bool = Field(False, description="Send pieces as they are written, as server-sent events.")
+
+
+class ChooseRequest(_Strict):
+    """Rank answers to a text."""
+
+    model: ModelField = None
+    text: TextField
+    choices: list[str | list[str]] = Field(
+        min_length=1, description="Each a string for a single blank, or one string per blank."
+    )
+    length_penalty: float = Field(0.0, ge=-100, le=100, description="Rank by log-probability / tokens ** this.")
+    normalize: Literal["sum", "mean"] = Field("sum", description='"mean" is length_penalty 1.')
+    calibrate: bool | str = Field(
+        False,
+        description="Rank by how much more probable an answer is here than in an empty context: true for the "
+        "blanks alone, or a text with as many blanks.",
+    )
+    ends: bool = Field(True, description="Count the end of every fill; without it an answer may go on.")
+    truncate: TruncateField = None
+
+
+class ScoreRequest(_Strict):
+    """Log-probability of given fills."""
+
+    model: ModelField = None
+    text: TextField
+    fills: str | list[str] = Field(description="One string per blank; a single string for a single blank.")
+    truncate: TruncateField = None
+
+
+class StreamOptions(_Strict):
+    """How to stream a completion."""
+
+    include_usage: bool | None = Field(None, description="A last chunk with the usage.")
+    include_obfuscation: bool | None = Field(None, description="Accepted; nothing is padded.")
+
+
+class CompletionRequest(_Strict):
+    """OpenAI's completions. The prompt goes on, or with `suffix`, what stands between the two is written."""
+
+    model: ModelField = None
+    prompt: str | Annotated[list[str], Field(min_length=1)] = Field(description="One text, or several.")
+    suffix: str | None = Field(None, description="What follows the text to be written.")
+    max_tokens: MaxTokens | None = Field(16, description="Most tokens of a completion.")
+    temperature: float | None = Field(1.0, ge=0, le=2)
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    n: int | None = Field(1, ge=1, le=128, description="Completions per prompt.")
+    best_of: int | None = Field(None, ge=1, le=128, description="Sample so many and give the n most probable.")
+    logprobs: int | None = Field(None, ge=0, le=5, description="Log-probabilities, and of so many other tokens.")
+    echo: bool | None = Field(False, description="Put the prompt in front of the completion.")
+    stop: str | list[str] | None = Field(None, description="Up to 4 strings at which to stop; not part of the text.")
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    seed: Seed | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Only 0.")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Only 0.")
+    logit_bias: dict[str, float] | None = Field(None, description="Only empty.")
+    user: str | None = Field(None, description="Accepted and not looked at.")
+    blank: BlankName | None = Field(
+        None, description="The blank to use. Default: [gMASK] at the end, [sMASK] in front of a suffix, or the nearest."
+    )
+
+
+# --- answers -------------------------------------------------------------------------------
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class FillAnswer(BaseModel):
+    """What was written into one blank."""
+
+    text: str = Field(description="As it stands in the filled text.")
+    logprob: float = Field(description="Log-probability in nats, its end included.")
+    token_ids: list[int]
+    token_logprobs: list[float] = Field(description="Of each token, then of the end.")
+    start: int = Field(description="Where it begins in the filled text, in Unicode characters.")
+    end: int
+    finish_reason: Literal["stop", "length"]
+
+
+class Answer(BaseModel):
+    """One way to fill the text."""
+
+    text: str
+    logprob: float
+    blanks: list[FillAnswer]
+
+
+class FillResponse(Answer):
+    """The text filled. `alternatives` holds the other answers."""
+
+    model: str
+    alternatives: list[Answer]
+    truncated: int = Field(description="Tokens of the text that the model did not see.")
+    usage: Usage
+
+
+class ScoreResponse(BaseModel):
+    """Given fills and how probable they are."""
+
+    model: str
+    text: str
+    fills: list[str]
+    logprob: float
+    blank_logprobs: list[float]
+    token_logprobs: list[list[float]]
+    token_ids: list[list[int]]
+
+
+class Ranked(BaseModel):
+    """One of the choices."""
+
+    text: str
+    fills: list[str]
+    logprob: float
+    blank_logprobs: list[float]
+    token_logprobs: list[list[float]]
+    token_ids: list[list[int]]
+    probability: float = Field(description="Among the choices; they sum to 1.")
+
+
+class ChooseResponse(BaseModel):
+    """The choices, the best first."""
+
+    model: str
+    choices: list[Ranked]
+
+
+class CompletionLogprobs(BaseModel):
+    """Of each token of a completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One completion."""
+
+    text: str
+    index: int
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class CompletionResponse(BaseModel):
+    """OpenAI's completion object."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class Capabilities(BaseModel):
+    """What a model can do."""
+
+    fill: bool
+    choose: bool
+    score: bool
+    completions: bool
+    suffix: bool
+
+
+class ModelCard(BaseModel):
+    """One model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    aliases: list[str]
+    blanks: list[BlankName] = Field(description="Kinds of blank it was trained to fill.")
+    context: int = Field(description="Most tokens of a text, blanks included.")
+    parameters: int
+    capabilities: Capabilities
+    limits: dict[str, float]
+
+
+class ModelList(BaseModel):
+    """Every model that is served."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Status(BaseModel):
+    """Whether the server is well."""
+
+    status: str
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorBody
+
+
+REQUESTS: tuple[type[BaseModel], ...] = (FillRequest, ChooseRequest, ScoreRequest, CompletionRequest)
+ANSWERS: tuple[type[BaseModel], ...] = (
+    FillResponse, ChooseResponse, ScoreResponse, CompletionResponse, ModelCard, ModelList, Status, ErrorResponse,
+)  # fmt: skip
+Json = dict[str, Any]
