@@ -96,7 +96,7 @@ def _products(model: GLMModel, rows: int, width: int) -> Iterator[tuple[Callable
     if any(isinstance(module, Int8Linear) for module in model.modules()):
         limit = activation_limit()
         table = torch.randint(-127, 128, (width, width), dtype=torch.int8)
-        x = torch.randint(-limit, limit + 1, (rows, width)).float()
+        x = torch.randint(-limit, limit + 1, (rows, width)) / limit
         for kernel in KERNELS:
             if kernel.available() and kernel is not Plain:
                 yield kernel(table, torch.ones(width), limit), x

@@ -72,9 +72,7 @@ class Attention(nn.Module):
     def forward(self, x_BSD: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int) -> Tensor:
         """[B, S, D] -> [B, S, D]; `layer` is the number under which the cache files keys and values."""
         B, S, D = x_BSD.shape
-        q, k, v = (
-            part.view(B, S, self.num_heads, -1).transpose(1, 2) for part in self.query_key_value(x_BSD).chunk(3, -1)
-        )
+        q, k, v = self.query_key_value(x_BSD).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         if cache is None:
             mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         else:
@@ -111,8 +109,11 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | BlockMask | None, cache: Cache | None, layer: int) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
-        x = x + self.dropout(self.attention(self.input_layernorm(x), mask, cache, layer))
-        out: Tensor = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        x = x + self._dropped(self.attention(self.input_layernorm(x), mask, cache, layer))
+        return x + self._dropped(self.mlp(self.post_attention_layernorm(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dropout(x) if self.training else x
         return out
 
 

@@ -32,7 +32,7 @@ class Product(Protocol):
     """x_q W_q^T scaled by the channels' scales.
 
     Args:
-        x: [M, K] float32 with values in -limit .. limit; rounded to integers here.
+        x: [M, K] float32 with values in -1 .. 1; rounded here to multiples of 1 / limit.
 
     Returns:
         [M, N] float32.
@@ -52,7 +52,7 @@ class Fbgemm:
         )
 
     def __init__(self, weight: Tensor, scale: Tensor, limit: int) -> None:
-        self._zero = limit + 1
+        self._zero, self._unit = limit + 1, 1 / limit
         zeros = torch.zeros(len(scale), dtype=torch.int64)
         engine = torch.backends.quantized.engine
         with warnings.catch_warnings():
@@ -67,7 +67,7 @@ class Fbgemm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
-        out: Tensor = self._product(x, 1.0, self._zero, self._packed)
+        out: Tensor = self._product(x, self._unit, self._zero, self._packed)
         return out
 
 
@@ -80,13 +80,14 @@ class OneDnn:
         return bool(torch._C._has_mkldnn) and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
     def __init__(self, weight: Tensor, scale: Tensor, limit: int) -> None:
-        self._zero, self._scale = limit + 1, scale.float()
+        self._limit, self._zero, self._scale = limit, limit + 1, scale.float() / limit
         self._zeros = torch.zeros(len(scale), dtype=torch.int64)
         self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
-        unsigned = (x + (self._zero + 0.5)).to(torch.uint8)  # cutting off what was raised by a half rounds
+        # Cutting off what was raised by a half rounds.
+        unsigned = (x * self._limit).add_(self._zero + 0.5).to(torch.uint8)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             unsigned, 1.0, self._zero, self._packed, self._scale, self._zeros,
             None, 1.0, 0, torch.float32, "none", [], "",
@@ -103,11 +104,11 @@ class Plain:
         return True
 
     def __init__(self, weight: Tensor, scale: Tensor, limit: int) -> None:
-        self._weight, self._scale = weight, scale.float()
+        self._weight, self._scale, self._limit = weight, scale.float() / limit, limit
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
-        return F.linear(x.round(), self._weight.float()).mul_(self._scale)
+        return F.linear((x * self._limit).round_(), self._weight.float()).mul_(self._scale)
 
 
 KERNELS: tuple[type[Fbgemm | OneDnn | Plain], ...] = (Fbgemm, OneDnn, Plain)
@@ -141,17 +142,18 @@ class Int8Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._limit = activation_limit()
         chosen = kernel or next(each for each in KERNELS if each.available())
-        self._product: Product = chosen(*rounded(weight), self._limit)
+        self._product: Product = chosen(*rounded(weight), activation_limit())
         self.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N] float32."""
-        flat = x.reshape(-1, self.in_features).float()
-        scale = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-30).div_(self._limit)
-        out = self._product(flat / scale)
-        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale, out=out)
+        flat = x.reshape(-1, self.in_features)
+        if flat.dtype != torch.float32:
+            flat = flat.float()
+        largest = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
+        out = self._product(flat / largest)
+        out = out.mul_(largest) if self.bias is None else torch.addcmul(self.bias, out, largest, out=out)
         return out.view(*x.shape[:-1], self.out_features)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from numpy.random import Generator
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..blanks import Layout, Writer
 from .engine import Job
@@ -185,7 +186,7 @@ def _choose(logits: Tensor, rows: Sequence[Row], options: FillOptions, ends: End
     written = ([t for fill in row.writer.fills for t in fill] for row in rows)
     allowed = penalise_repetition(allowed, written, options.repetition_penalty)
     tokens = choose(allowed, options, [row.generator for row in rows])
-    scores = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    scores = -F.cross_entropy(logits, tokens, reduction="none")
     return tokens.tolist(), scores.tolist()
 
 

@@ -185,22 +185,27 @@ class Step:
 
     def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
         self.pages = pages
-        where = [pages.extend(each) for each in held]
-        self._page, self._place = torch.tensor(where).unbind(1)
+        where = torch.tensor([pages.extend(each) for each in held], dtype=torch.int64)
         R, N, H = len(held), pages.heads, pages.head_size
+        # Where the new keys and values go, as numbers of elements and of rows.
+        heads = (where[:, :1] * N + torch.arange(N)).view(-1, 1)
+        place = where[:, 1].repeat_interleave(N)
+        self._new_keys = ((heads * H + torch.arange(H)) * WIDTH + place[:, None]).view(-1)
+        self._new_values = heads[:, 0] * WIDTH + place
         self._columns = max(len(each.pages) for each in held)
         table = np.full((R, self._columns), NOTHING, np.int32)
         for row, each in enumerate(held):
             table[row, : len(each.pages)] = each.pages
-        heads = torch.arange(N, dtype=torch.int32)
-        page_and_head = torch.from_numpy(table)[:, None, :, None] * N + heads[:, None, None]
+        page_and_head = (
+            torch.from_numpy(table)[:, None, :, None] * N + torch.arange(N, dtype=torch.int32)[:, None, None]
+        )
         rows_of_keys = page_and_head * H + torch.arange(H, dtype=torch.int32)  # [R, N, pages, H]
         self._key_rows = rows_of_keys.view(-1, H)
         rows_of_values = page_and_head * WIDTH + torch.arange(WIDTH, dtype=torch.int32)
         self._value_rows = rows_of_values.view(R * N, -1)
         lengths = torch.tensor([each.length for each in held])
         hidden = torch.arange(self._columns * WIDTH) >= lengths[:, None]
-        self._hidden = hidden[:, None]
+        self._hidden = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None]
 
     def attend(
         self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
@@ -208,13 +213,11 @@ class Step:
         """As `Cache`, with S = 1; every text sees all of its own tokens, `mask` is not looked at."""
         keys, values = self.pages.keys[layer], self.pages.values[layer]
         R, N, _, H = q_BNSH.shape
-        keys[self._page, :, :, self._place] = self.pages.narrowed(k_BNSH[:, :, 0])
-        values[self._page, :, self._place] = self.pages.narrowed(v_BNSH[:, :, 0])
-        q = self.pages.narrowed(q_BNSH * H**-0.5)  # [R, N, 1, H]
-        q = q.expand(R, N, self._columns, H).reshape(-1, H)
+        keys.view(-1)[self._new_keys] = self.pages.narrowed(k_BNSH).reshape(-1)
+        values.view(-1, H)[self._new_values] = self.pages.narrowed(v_BNSH).reshape(-1, H)
+        q = (q_BNSH * H**-0.5).to(self.pages.dtype).expand(R, N, self._columns, H).reshape(-1, H)
         scores = F.embedding_bag(self._key_rows, keys.view(-1, WIDTH), mode="sum", per_sample_weights=q)
-        scores = scores.view(R, N, -1).float().masked_fill_(self._hidden, -torch.inf)
-        p = scores.softmax(-1).to(self.pages.dtype).view(R * N, -1)
+        p = (scores.view(R, N, -1) + self._hidden).softmax(-1).to(self.pages.dtype).view(R * N, -1)
         mixed = F.embedding_bag(self._value_rows, values.view(-1, H), mode="sum", per_sample_weights=p)
         return mixed.view(R, N, 1, H).to(q_BNSH.dtype)
 
