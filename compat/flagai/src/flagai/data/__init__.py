@@ -1,0 +1,1 @@
+"""Tokenizers; FlagAI's data loaders are not part of this."""

@@ -1,0 +1,1 @@
+"""FlagAI's older tokenizer class of GLM-10b-en."""

@@ -1,0 +1,1 @@
+"""FlagAI's older tokenizer class of GLM-large-ch."""

@@ -1,0 +1,1 @@
+"""FlagAI's newer tokenizer class."""
