@@ -89,7 +89,9 @@ def open_vocabulary(
         return BertTokenizer(folder / "vocab.txt", task_masks=task_masks, decoder_mask=decoder_mask)
     found = load_tokenizer(folder)
     if not isinstance(found, ChineseTokenizer | GPT2Tokenizer | RobertaTokenizer | BertTokenizer):
-        raise TokenizerError(f"{folder}: a vocabulary of openglm's own, which FlagAI's classes do not know; use openglm")
+        raise TokenizerError(
+            f"{folder}: a vocabulary of openglm's own, which FlagAI's classes do not know; use openglm"
+        )
     return found
 
 

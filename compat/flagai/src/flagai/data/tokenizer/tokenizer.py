@@ -268,7 +268,5 @@ def _command_tokens(tokenizer: Vocabulary, add_block_symbols: bool) -> list[Comm
         if isinstance(tokenizer, GPT2Tokenizer):
             kept = ["pad", "eos"]
     strips = not isinstance(tokenizer, BertTokenizer)
-    return [
-        CommandToken(names.get(name, name), tokenizer.special_text[name], tokenizer.special[name], strips and name in _BLANKS)
-        for name in kept
-    ]
+    text, ids = tokenizer.special_text, tokenizer.special
+    return [CommandToken(names.get(name, name), text[name], ids[name], strips and name in _BLANKS) for name in kept]
