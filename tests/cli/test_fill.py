@@ -241,7 +241,13 @@ def test_interrupted_run_keeps_what_was_done(model: str, tmp_path: Path) -> None
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "a [MASK] b"}\n' * 200_000, encoding="utf-8")
     command = [sys.executable, "-m", "openglm", "fill", "--model", model, "--max-new-tokens", "1"]
-    running = subprocess.Popen([*command, "--input", source, "--output", target], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*command, "--input", source, "--output", target],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background may have them ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     part = tmp_path / "out.jsonl.part"
     while running.poll() is None and not (part.exists() and part.stat().st_size):
         time.sleep(0.05)

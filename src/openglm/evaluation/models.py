@@ -97,7 +97,7 @@ def _kind(folder: Path) -> str:
 def _load(options: EvalOptions) -> Infiller:
     on_cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available())
     dtype = "float32" if options.dtype == "auto" and options.quantize is None and on_cpu else options.dtype
-    return load(options.model, device=options.device, dtype=dtype, quantize=options.quantize)
+    return load(options.model, device=options.device, dtype=dtype, quantize=options.quantize, compile=options.compile)
 
 
 def fingerprint(infiller: Infiller) -> str:

@@ -31,7 +31,7 @@ class EvalOptions:
         ratios: of words blanked out, for infilling.
         finetune: values of a fine-tuning recipe, nested as in one, for few-shot runs.
         runs_dir: where few-shot runs leave their folders; None: nowhere.
-        device, dtype, quantize: as in `openglm.load`, but a model is only rounded to 8 bits where
+        device, dtype, quantize, compile: as in `openglm.load`, but a model is only rounded to 8 bits where
             that is asked for: figures are of its weights as they are.
     """
 
@@ -51,6 +51,7 @@ class EvalOptions:
     device: str = "auto"
     dtype: str = "auto"
     quantize: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
