@@ -123,6 +123,18 @@ def test_pages_are_used_again(model: GLMModel) -> None:
     assert memory.pages.in_use == 0
 
 
+def test_pages_are_given_back_when_no_text_is_held(model: GLMModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = PagedMemory(model, EOS)
+    engine, options = Engine(memory, move_on), FillOptions()
+    least = memory.pages.keys[0].nbytes
+    list(engine.run(job_of(text, options) for text in texts_of(1, 50)))
+    assert memory.pages.keys[0].nbytes > least, "few enough to be kept"
+    monkeypatch.setattr("openglm.infill.pages.KEPT_BYTES", 0)
+    found = [job.rows[0].writer.fills for job in engine.run(job_of(text, options) for text in texts_of(2, 50))]
+    assert memory.pages.keys[0].nbytes == least
+    assert found == [plainly(model, text) for text in texts_of(2, 50)]
+
+
 def test_forks_share_pages_until_they_differ(model: GLMModel) -> None:
     memory = PagedMemory(model, EOS)
     [text], _ = memory.read([lay_out(np.arange(100), [5], [[]], MARKERS)])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 WIDTH = 64  # tokens of a page: narrow pages waste little, wide ones make longer rows to read
+KEPT_BYTES = 128 * 2**20  # pages that stay when no text is held; more are given back to the system
 NOTHING = 0  # the page that stands where a text has none
 
 
@@ -55,6 +56,9 @@ class Pages:
     def __init__(self, config: GLMConfig, dtype: torch.dtype) -> None:
         self.heads, self.head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         self.layers, self.dtype = config.num_layers, dtype
+        self._begin()
+
+    def _begin(self) -> None:
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._uses = np.zeros(0, np.int32)
@@ -114,6 +118,8 @@ class Pages:
         for page in held.pages:
             self._give_back(page)
         held.pages.clear()
+        if not self.in_use and sum(each.nbytes for each in (*self.keys, *self.values)) > KEPT_BYTES:
+            self._begin()
 
     def extend(self, held: Held) -> tuple[int, int]:
         """Room for one more token: its page and the place in it."""
