@@ -144,7 +144,7 @@ def measured(name: str, method: str, seed: int, args: argparse.Namespace, infill
         f"fewclue/{name}", args.model, method, {"accuracy": accuracy}, len(questions), task.title,
         seeds=(seed,) if method in SEEDED else (), cut=sum(question.cut > 0 for question in questions),
         chance=cloze_tasks.chance(task, questions), majority=cloze_tasks.majority(task, questions),
-        published=cloze_tasks.published(task), seconds=time.perf_counter() - began,
+        published=task.published, seconds=time.perf_counter() - began,
         settings=settings(name, method, args),
     )  # fmt: skip
 

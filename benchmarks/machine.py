@@ -51,15 +51,6 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds_of(work) for _ in range(repeats))
 
 
-# --- Ceilings -------------------------------------------------------------------------------
-
-
-def memory_rate() -> float:
-    """Bytes per second read by a matrix-vector product over 1 GiB of float32."""
-    matrix, vector = torch.randn(16_384, 16_384), torch.randn(16_384)
-    return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector, 7)
-
-
 # --- Memory ---------------------------------------------------------------------------------
 
 

@@ -132,18 +132,22 @@ class Int8Linear(nn.Module):
     """A linear layer with int8 weights.
 
     Args:
-        weight: [N, K] of any floating point type; not kept.
+        weight: [N, K] of any floating point type, not kept; or what `rounded` made of it.
         bias: [N], or None.
         kernel: one of `KERNELS`; by default the first that this torch has.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, kernel: type[Fbgemm | OneDnn | Plain] | None = None
+        self,
+        weight: Tensor | tuple[Tensor, Tensor],
+        bias: Tensor | None = None,
+        kernel: type[Fbgemm | OneDnn | Plain] | None = None,
     ) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape
+        table, scale = rounded(weight) if isinstance(weight, Tensor) else weight
+        self.out_features, self.in_features = table.shape
         chosen = kernel or next(each for each in KERNELS if each.available())
-        self._product: Product = chosen(*rounded(weight), activation_limit())
+        self._product: Product = chosen(table, scale, activation_limit())
         self.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ class Int8Embedding(nn.Module):
         table, scale = rounded(weight)
         self.register_buffer("weight", table)
         self.register_buffer("scale", scale)
-        self._projection = Int8Linear(weight)
+        self._projection = Int8Linear((table, scale))
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] ids -> [..., D] float32."""

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 from openglm.checkpoints.native import save_model
-from openglm.cloze.task import Task
-from openglm.evaluation.results import Published, Result
+from openglm.cloze.task import Figure, Task
+from openglm.evaluation.results import Result
 from openglm.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
@@ -113,7 +113,7 @@ def cells_of(line: str) -> list[str]:
 
 
 def test_the_table_has_means_and_deviations(fewclue: ModuleType) -> None:
-    figure = Published("Somebody", "few-shot", "accuracy", 80.0, "a paper")
+    figure = Figure("Somebody", "few-shot", "accuracy", 80.0, "a paper")
     results = [
         Result(f"fewclue/{task}", "m", "cloze", {"accuracy": value}, 9, seeds=(seed,), published=(figure,))
         for task, values in (("eprstmt", (60.0, 70.0)), ("tnews", (30.0, 30.0)))

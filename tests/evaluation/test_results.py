@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from openglm.cloze.task import Figure
 from openglm.errors import DataError
-from openglm.evaluation.results import Published, Result, ResultFile, combine, read_results
+from openglm.evaluation.results import Result, ResultFile, combine, read_results
 from openglm.evaluation.tables import markdown, render, value_of
 
-FIGURE = Published("Somebody", "few-shot", "accuracy", 73.72, "a paper")
+FIGURE = Figure("Somebody", "few-shot", "accuracy", 73.72, "a paper")
 RESULT = Result(
     "fewclue/eprstmt", "default", "few-shot", {"accuracy": 70.12345}, 610, "Reviews", {"accuracy": 2.5}, (0, 1),
     ({"accuracy": 68.0}, {"accuracy": 72.2}), 3, {"accuracy": 50.0}, {"accuracy": 51.0}, (FIGURE,), 12.5,

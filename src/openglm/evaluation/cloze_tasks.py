@@ -17,7 +17,6 @@ from ..infill.infiller import Infiller
 from .models import Model
 from .options import EvalOptions
 from .progress import Bar
-from .results import Published
 
 QUESTIONS_AT_ONCE = 64
 DRAWS = 20  # of random answers, for metrics without a closed form
@@ -83,11 +82,6 @@ def majority(task: Task, questions: Sequence[Question]) -> dict[str, float]:
     counts = Counter(index for question in questions for index in question.golds)
     best = counts.most_common(1)[0][0]
     return task.evaluate([_answer(question, best) for question in questions])
-
-
-def published(task: Task) -> tuple[Published, ...]:
-    """The published figures of the task's file."""
-    return tuple(Published(each.system, each.setting, each.metric, each.value, each.source) for each in task.published)
 
 
 def _answer(question: Question, label: int) -> Prediction:

@@ -184,6 +184,6 @@ def _measured(
     return Result(
         target.name, options.model, method, means, len(questions), task.title or task.name, deviations, seeds,
         tuple(runs) if len(runs) > 1 else (), sum(question.cut > 0 for question in questions),
-        cloze_tasks.chance(task, questions), cloze_tasks.majority(task, questions), cloze_tasks.published(task),
+        cloze_tasks.chance(task, questions), cloze_tasks.majority(task, questions), task.published,
         time.perf_counter() - began, settings,
     )  # fmt: skip

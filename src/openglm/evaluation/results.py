@@ -14,21 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..cloze.task import Figure
 from ..errors import DataError
 from ..files import write_atomically
 
 FORMAT = "openglm-results"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A result of others: who, how, which metric, the value, and where it stands."""
-
-    system: str
-    setting: str
-    metric: str
-    value: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +54,7 @@ class Result:
     cut: int = 0
     chance: Mapping[str, float] = field(default_factory=dict)
     majority: Mapping[str, float] = field(default_factory=dict)
-    published: tuple[Published, ...] = ()
+    published: tuple[Figure, ...] = ()
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -95,7 +85,7 @@ class Result:
         try:
             for name, kind in (("seeds", tuple), ("runs", tuple)):
                 chosen[name] = kind(chosen.get(name, ()))
-            chosen["published"] = tuple(Published(**each) for each in chosen.get("published", ()))
+            chosen["published"] = tuple(Figure(**each) for each in chosen.get("published", ()))
             return cls(**chosen)
         except TypeError as error:
             raise DataError(f"not a result of an evaluation: {error}") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .results import Published, Result
+from ..cloze.task import Figure
+from .results import Result
 
 
 def render(results: Sequence[Result]) -> str:
@@ -87,7 +88,7 @@ def _by_task(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def _sources(results: Sequence[Result]) -> str:
-    published: list[Published] = [figure for each in results for figure in each.published]
+    published: list[Figure] = [figure for each in results for figure in each.published]
     return "\n".join(f"- {source}" for source in dict.fromkeys(figure.source for figure in published))
 
 

@@ -12,12 +12,10 @@ Knows networks and files; nothing about tasks or how anything is trained.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +24,7 @@ from torch.nn import functional as F
 from ..errors import CheckpointError, OptionError
 from ..files import write_atomically
 from ..model import GLMModel, Linear
+from . import saved
 
 WEIGHTS_FILE, SETTINGS_FILE = "adapter.safetensors", "adapter.json"
 FORMAT = "openglm-lora"
@@ -142,8 +141,8 @@ def save_adapter(folder: Path, model: GLMModel, options: LoraOptions, *, base_mo
         raise OptionError("this network has no adapter to save")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, save(tensors))
-    settings = {"format": FORMAT, "base_model": base_model, **asdict(options), "targets": list(options.targets)}
-    write_atomically(folder / SETTINGS_FILE, (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode())
+    settings = {"base_model": base_model, **asdict(options), "targets": list(options.targets)}
+    saved.write_settings(folder / SETTINGS_FILE, FORMAT, settings)
 
 
 def read_settings(folder: Path) -> tuple[LoraOptions, str]:
@@ -154,9 +153,7 @@ def read_settings(folder: Path) -> tuple[LoraOptions, str]:
     """
     path = folder / SETTINGS_FILE
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f"no {FORMAT} file")
+        values = saved.read_settings(path, FORMAT)
         base_model = str(values.pop("base_model"))
         return LoraOptions(**values), base_model
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -8,8 +8,6 @@ files; nothing about text.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,8 @@ from ..blanks import Ids, Markers, lay_out
 from ..errors import CheckpointError
 from ..files import write_atomically
 from ..model import GLMModel
+from ..tensors import each_tensor
+from . import saved
 
 WEIGHTS_FILE, SETTINGS_FILE = "head.safetensors", "head.json"
 FORMAT = "openglm-head"
@@ -105,15 +105,11 @@ class TextBatch:
 
     def to(self, device: torch.device) -> TextBatch:
         """On another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return each_tensor(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> TextBatch:
         """In memory from which a GPU copies on its own."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: Any) -> TextBatch:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{n: change(v) for n, v in values.items() if isinstance(v, Tensor)})
+        return each_tensor(self, Tensor.pin_memory)
 
 
 class HeadLoss(nn.Module):
@@ -141,8 +137,7 @@ def save_head(folder: Path, model: HeadModel, settings: dict[str, Any]) -> None:
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.head.items()}
     write_atomically(folder / WEIGHTS_FILE, save(tensors))
-    text = json.dumps({"format": FORMAT, **settings}, indent=2, ensure_ascii=False)
-    write_atomically(folder / SETTINGS_FILE, (text + "\n").encode())
+    saved.write_settings(folder / SETTINGS_FILE, FORMAT, settings)
 
 
 def load_head(model: GLMModel, folder: Path) -> tuple[HeadModel, dict[str, Any]]:
@@ -156,9 +151,7 @@ def load_head(model: GLMModel, folder: Path) -> tuple[HeadModel, dict[str, Any]]
 
     path = folder / SETTINGS_FILE
     try:
-        settings: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-            raise ValueError(f"no {FORMAT} file")
+        settings = saved.read_settings(path, FORMAT)
         count = len(settings["labels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not the settings of a head ({error})") from error

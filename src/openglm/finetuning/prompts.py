@@ -12,10 +12,8 @@ Knows networks and files; nothing about tasks or how anything is trained.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from ..cloze.question import Context, Question
 from ..errors import CheckpointError, OptionError
 from ..files import write_atomically
 from ..model import Embedding, GLMModel
+from . import saved
 
 WEIGHTS_FILE, SETTINGS_FILE = "prompt.safetensors", "prompt.json"
 FORMAT = "openglm-prompt"
@@ -177,8 +176,7 @@ def save_prompt(folder: Path, model: GLMModel, options: PromptOptions, *, base_m
     tensors = {f"{NAME}.{k}": v.detach().cpu().contiguous() for k, v in prompt.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, save(tensors))
-    settings = {"format": FORMAT, "base_model": base_model, **asdict(options)}
-    write_atomically(folder / SETTINGS_FILE, (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode())
+    saved.write_settings(folder / SETTINGS_FILE, FORMAT, {"base_model": base_model, **asdict(options)})
 
 
 def load_prompt(model: GLMModel, folder: str | Path) -> PromptOptions:
@@ -193,9 +191,7 @@ def load_prompt(model: GLMModel, folder: str | Path) -> PromptOptions:
     folder = Path(folder)
     path = folder / SETTINGS_FILE
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f"no {FORMAT} file")
+        values = saved.read_settings(path, FORMAT)
         base_model = str(values.pop("base_model"))
         options = PromptOptions(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:

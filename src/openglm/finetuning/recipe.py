@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import OpenGLMError, TrainingError, suggest
 from ..pretraining.spans import Objectives
 from ..training.optim import OptimizerOptions
-from ..training.options import PRECISIONS, LoopOptions, override, section
+from ..training.options import PRECISIONS, LoopOptions, read_values, section
 from .adapters import TARGETS, LoraOptions
 from .prompts import PromptOptions
 
@@ -296,17 +296,7 @@ class FinetuneRecipe:
         Raises:
             TrainingError: not readable, not YAML, or a wrong key; the message names the file.
         """
-        import yaml
-
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise TrainingError(f"{path}: not a readable recipe ({error})") from error
-        if not isinstance(values, dict):
-            raise TrainingError(f"{path}: a recipe is a YAML mapping with {', '.join([*PLAIN, *SECTIONS])}")
-        values |= changes
-        for setting in settings:
-            override(values, setting)
+        values = read_values(path, ", ".join([*PLAIN, *SECTIONS]), settings, **changes)
         try:
             return cls.from_dict(values)
         except OpenGLMError as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..blanks import Layout, Writer
+from ..tokenizer import Tokenizer
 from .engine import Job
 from .memory import Input, Memory
 from .options import FillOptions
@@ -30,6 +31,14 @@ class Ends:
 
     ending: tuple[int, ...]
     banned: Tensor  # [V] bool
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, rows: int, device: torch.device) -> Ends:
+        """Those of a vocabulary, for a model with `rows` rows: what has no token is never written."""
+        banned = torch.zeros(rows, dtype=torch.bool)
+        banned[tokenizer.never_generated] = True
+        banned[tokenizer.num_tokens :] = True
+        return cls((tokenizer.markers.eop, tokenizer.eos), banned.to(device))
 
     def mask(self, logits: Tensor, too_short: Sequence[bool]) -> Tensor:
         """Logits with banned tokens, and for rows that are too short the ends, at minus infinity."""

@@ -14,7 +14,7 @@ from numpy.random import Generator
 from ..blanks import BlankedText, Writer, lay_out
 from ..checkpoints.resolve import open_model
 from ..cloze.predict import Scoring
-from ..errors import InputError, OptionError
+from ..errors import OptionError
 from ..model import GLMModel
 from ..quantization import check as check_quantize
 from ..tokenizer import Tokenizer
@@ -24,15 +24,10 @@ from .engine import Engine
 from .jobs import move_on
 from .memory import memory_for
 from .options import FillOptions
-from .prompt import Prompt, build_prompt
+from .prompt import Prompt, Text, build_prompt, numbered
 from .request import Request
 from .results import Filled, Piece, Scored
 from .scoring import prompts_of, rank_answers, score_answers
-
-# Texts share a forward pass up to this many cached tokens, which bounds memory.
-TOKENS_AT_ONCE = 32_768
-
-Text = str | BlankedText
 
 
 class Infiller:
@@ -55,11 +50,7 @@ class Infiller:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
-        banned = torch.zeros(model.config.vocab_size, dtype=torch.bool)
-        banned[tokenizer.never_generated] = True
-        banned[tokenizer.num_tokens :] = True
-        device = model.word_embeddings.weight.device
-        self._ends = Ends((tokenizer.markers.eop, tokenizer.eos), banned.to(device))
+        self._ends = Ends.of(tokenizer, model.config.vocab_size, model.word_embeddings.weight.device)
         self.engine = Engine(memory_for(model, tokenizer.eos, compile=compile), move_on)
 
     @overload
@@ -219,15 +210,7 @@ class Infiller:
             raise job.error
 
     def _fill_all(self, texts: Sequence[Text], options: FillOptions) -> list[Filled]:
-        prompts = []
-        for number, text in enumerate(texts):
-            try:
-                prompts.append(self._prompt(text, options))
-            except (InputError, OptionError) as error:
-                if len(texts) == 1:
-                    raise
-                raise type(error)(f"text {number + 1} of {len(texts)}: {error}") from error
-        return list(self._filled_in_order(prompts, options))
+        return list(self._filled_in_order(numbered(texts, lambda text: self._prompt(text, options)), options))
 
     def _filled_in_order(self, prompts: Iterable[Prompt], options: FillOptions) -> Iterator[Filled]:
         asked: deque[Request] = deque()

@@ -9,7 +9,7 @@ Knows layouts, positions and masks; nothing about how the next token is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -77,6 +77,19 @@ def evenly(lengths: Sequence[int], positions: int = READ_AT_ONCE) -> Iterator[li
         yield group
 
 
+def in_groups(
+    layouts: Sequence[Layout], read: Callable[[Sequence[Layout]], tuple[list[Any], Tensor]]
+) -> tuple[list[Any], Tensor]:
+    """What `read` gives for texts of similar length at a time, in the order of `layouts`."""
+    texts: list[Any] = [None] * len(layouts)
+    rows: list[Tensor] = [torch.empty(0)] * len(layouts)
+    for group in evenly([len(layout) for layout in layouts]):
+        held, logits = read([layouts[i] for i in group])
+        for row, i in enumerate(group):
+            texts[i], rows[i] = held[row], logits[row]
+    return texts, torch.stack(rows)
+
+
 class PagedMemory:
     """Texts in pages, on a CPU."""
 
@@ -102,18 +115,16 @@ class PagedMemory:
 
     def read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
         """As `Memory`."""
+        read = in_groups(layouts, self._read)
+        self.texts_held += len(layouts)
+        return read
+
+    def _read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
         from .pages import Fresh
 
-        texts: list[Any] = [None] * len(layouts)
-        rows: list[Tensor] = [torch.empty(0)] * len(layouts)
-        for group in evenly([len(layout) for layout in layouts]):
-            held = [self.pages.hold(len(layouts[i])) for i in group]
-            cache = Fresh(self.pages, held, len(layouts[group[-1]]))
-            logits = read_whole(self.model, [layouts[i] for i in group], self.pad_id, cache)
-            for row, i in enumerate(group):
-                texts[i], rows[i] = held[row], logits[row]
-        self.texts_held += len(layouts)
-        return texts, torch.stack(rows)
+        held = [self.pages.hold(len(layout)) for layout in layouts]
+        cache = Fresh(self.pages, held, max(map(len, layouts)))
+        return held, read_whole(self.model, layouts, self.pad_id, cache)
 
     def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
         """As `Memory`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..blanks import BlankedText, BlankKind, Ids, build_part_a
 from ..config import GLMConfig
-from ..errors import ContextLengthError, InputError, UnsupportedBlankError
+from ..errors import ContextLengthError, InputError, OptionError, UnsupportedBlankError
 from ..tokenizer import Tokenizer
+
+Text = str | BlankedText
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,19 @@ def build_prompt(
         ids = _cut(ids, surplus, room, truncate)
     part_a, positions = build_part_a(ids, blanked.kinds, blank_ids, cls=tokenizer.cls, eos=tokenizer.eos)
     return Prompt(blanked, part_a, positions, max(0, surplus))
+
+
+def numbered(texts: Sequence[Text], make: Callable[[Text], Prompt]) -> list[Prompt]:
+    """What `make` gives for each text; what is wrong with one of several is said with its number."""
+    out = []
+    for number, text in enumerate(texts, 1):
+        try:
+            out.append(make(text))
+        except (InputError, OptionError) as error:
+            if len(texts) == 1:
+                raise
+            raise type(error)(f"text {number} of {len(texts)}: {error}") from error
+    return out
 
 
 def _cut(ids: list[list[int]], surplus: int, room: int, truncate: str | None) -> list[list[int]]:

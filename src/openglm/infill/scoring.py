@@ -20,7 +20,7 @@ from ..config import GLMConfig
 from ..errors import ContextLengthError, InputError, OptionError
 from ..model import GLMModel
 from ..tokenizer import Tokenizer
-from .prompt import Prompt, build_prompt
+from .prompt import Prompt, build_prompt, numbered
 from .results import Scored
 
 Choice = str | Sequence[str]  # a string for a single blank, or one per blank
@@ -30,15 +30,7 @@ def prompts_of(
     texts: Sequence[str | BlankedText], tokenizer: Tokenizer, config: GLMConfig, truncate: str | None
 ) -> list[Prompt]:
     """Part A of each text; what is wrong with one of several is said with its number."""
-    out = []
-    for number, text in enumerate(texts, 1):
-        try:
-            out.append(build_prompt(text, tokenizer, config, truncate=truncate))
-        except InputError as error:
-            if len(texts) == 1:
-                raise
-            raise type(error)(f"text {number} of {len(texts)}: {error}") from error
-    return out
+    return numbered(texts, lambda text: build_prompt(text, tokenizer, config, truncate=truncate))
 
 
 def score_answers(

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..attention import attend
 from ..blanks import Layout
 from ..model import GLMModel
-from .memory import Input, evenly, next_logits, read_whole
+from .memory import Input, in_groups, next_logits, read_whole
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -92,16 +92,11 @@ class SlotMemory:
 
     def read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
         """As `Memory`."""
-        slots = [-1] * len(layouts)
-        rows: list[Tensor] = [torch.empty(0)] * len(layouts)
-        for group in evenly([len(layout) for layout in layouts]):
-            for i in group:
-                slots[i] = self._take(len(layouts[i]))
-            cache = _Fresh(self, [slots[i] for i in group])
-            logits = read_whole(self.model, [layouts[i] for i in group], self.pad_id, cache)
-            for row, i in enumerate(group):
-                rows[i] = logits[row]
-        return slots, torch.stack(rows)
+        return in_groups(layouts, self._read)
+
+    def _read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
+        slots = [self._take(len(layout)) for layout in layouts]
+        return slots, read_whole(self.model, layouts, self.pad_id, _Fresh(self, slots))
 
     def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
         """As `Memory`."""

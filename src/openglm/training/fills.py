@@ -93,11 +93,8 @@ class FillSamples:
 
     def _fill(self, model: GLMModel) -> list[Row]:
         tokenizer, most = self.tokenizer, min(self.max_new_tokens, model.config.max_sequence_length - 1)
-        banned = torch.zeros(model.config.vocab_size, dtype=torch.bool)
-        banned[tokenizer.never_generated] = True
-        banned[tokenizer.num_tokens :] = True
         memory, options = memory_for(model, tokenizer.eos), FillOptions()
-        ends = Ends((tokenizer.markers.eop, tokenizer.eos), banned.to(memory.device))
+        ends = Ends.of(tokenizer, model.config.vocab_size, memory.device)
         jobs = []
         for sample in self._samples:
             positions = [position for position, _ in sample.blanks]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import TrainingError, suggest
@@ -134,3 +135,28 @@ def override(values: dict[str, Any], setting: str) -> None:
             raise TrainingError(f"{setting!r}: {name} is not a section but {inner!r}")
         values = inner
     values[key] = value
+
+
+def read_values(path: Path, sections: str, settings: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
+    """The nested values of a recipe's file.
+
+    Args:
+        sections: what a recipe consists of, in words, for the message.
+        settings: values that win over those of the file, as `run.compile=true`.
+        changes: whole top-level values that win.
+
+    Raises:
+        TrainingError: not readable or not a YAML mapping; the message names the file. Or as `override`.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"{path}: not a readable recipe ({error})") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path}: a recipe is a YAML mapping with {sections}")
+    values |= changes
+    for setting in settings:
+        override(values, setting)
+    return values

@@ -15,7 +15,7 @@ from ..config import GLMConfig
 from ..errors import OpenGLMError, TrainingError, suggest
 from ..pretraining.spans import Objectives
 from .optim import OptimizerOptions
-from .options import LoopOptions, override, section
+from .options import LoopOptions, read_values, section
 
 
 @dataclass(frozen=True)
@@ -179,16 +179,7 @@ class Recipe:
         Raises:
             TrainingError: not readable, not YAML, or a wrong key; the message names the file.
         """
-        import yaml
-
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise TrainingError(f"{path}: not a readable recipe ({error})") from error
-        if not isinstance(values, dict):
-            raise TrainingError(f"{path}: a recipe is a YAML mapping with the sections model, {', '.join(SECTIONS)}")
-        for setting in settings:
-            override(values, setting)
+        values = read_values(path, "the sections model, " + ", ".join(SECTIONS), settings)
         try:
             return cls.from_dict(values)
         except OpenGLMError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..attention import block_mask, dense_mask
 from ..model import GLMModel
 from ..pretraining.stream import OBJECTIVE_NAMES, TrainingBatch
+from ..tensors import each_tensor
 from .loss import linear_cross_entropy
 
 
@@ -71,16 +71,11 @@ class StepBatch:
 
     def to(self, device: torch.device) -> StepBatch:
         """On another device; from pinned memory without waiting."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return each_tensor(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> StepBatch:
         """In memory from which a GPU copies on its own."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: object) -> StepBatch:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}  # type: ignore[operator]
-        return dataclasses.replace(self, **tensors)
+        return each_tensor(self, Tensor.pin_memory)
 
 
 def predicting_states(model: GLMModel, batch: StepBatch, precision: str, *, many_shapes: bool = False) -> Tensor:

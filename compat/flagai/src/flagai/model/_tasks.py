@@ -138,8 +138,8 @@ class GLMForSingleTokenCloze(_OnGLM):
         return {**result, "loss": _loss(scores, labels)}
 
 
-class GLMForMultiTokenCloze(_OnGLM):
-    """Candidates of any number of tokens, each in a row of its own behind the text."""
+class _MultiTokenCloze(_OnGLM):
+    """Scores of candidates of any number of tokens."""
 
     def __init__(
         self, config: Mapping[str, Any], take_softmax: bool = True, length_penalty: float = 0.0, **kwargs: Any
@@ -147,6 +147,10 @@ class GLMForMultiTokenCloze(_OnGLM):
         super().__init__(config, **kwargs)
         self.take_softmax = take_softmax
         self.length_penalty = length_penalty
+
+
+class GLMForMultiTokenCloze(_MultiTokenCloze):
+    """Candidates of any number of tokens, each in a row of its own behind the text."""
 
     def forward(
         self,
@@ -185,15 +189,8 @@ class GLMForMultiTokenCloze(_OnGLM):
         return _result(scores.view(-1, choices), output["hidden_states"], kwargs.get("labels"))
 
 
-class GLMForMultiTokenClozeFast(_OnGLM):
+class GLMForMultiTokenClozeFast(_MultiTokenCloze):
     """The same scores, with the text read once for all of its candidates."""
-
-    def __init__(
-        self, config: Mapping[str, Any], take_softmax: bool = True, length_penalty: float = 0.0, **kwargs: Any
-    ) -> None:
-        super().__init__(config, **kwargs)
-        self.take_softmax = take_softmax
-        self.length_penalty = length_penalty
 
     def forward(
         self,
