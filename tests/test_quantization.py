@@ -168,6 +168,7 @@ def test_torchao_is_named_where_it_is_missing(tiny_model: GLMModel, monkeypatch:
         weights_only(tiny_model, "int8")
 
 
-def test_compiling_is_for_gpus() -> None:
-    with pytest.raises(OptionError, match="GPU"):
+def test_compiling_names_the_compiler_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(OptionError, match="no-such-compiler is not installed"):
         openglm.load(device="cpu", compile=True)

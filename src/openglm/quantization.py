@@ -13,7 +13,9 @@ it, oneDNN's; where it lacks both, plain torch, which saves memory but no time.
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -128,6 +130,11 @@ def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale[:, None]).round_().to(torch.int8), scale
 
 
+# A compiled graph calls products by numbers.
+_numbers = itertools.count()
+NUMBERED: weakref.WeakValueDictionary[int, Int8Linear] = weakref.WeakValueDictionary()
+
+
 class Int8Linear(nn.Module):
     """A linear layer with int8 weights.
 
@@ -147,8 +154,10 @@ class Int8Linear(nn.Module):
         table, scale = rounded(weight) if isinstance(weight, Tensor) else weight
         self.out_features, self.in_features = table.shape
         chosen = kernel or next(each for each in KERNELS if each.available())
-        self._product: Product = chosen(table, scale, activation_limit())
+        self.product: Product = chosen(table, scale, activation_limit())
         self.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
+        self.number = next(_numbers)
+        NUMBERED[self.number] = self
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N] float32."""
@@ -156,7 +165,11 @@ class Int8Linear(nn.Module):
         if flat.dtype != torch.float32:
             flat = flat.float()
         largest = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
-        out = self._product(flat / largest)
+        scaled = flat / largest
+        if torch.compiler.is_compiling():
+            out: Tensor = torch.ops.openglm.int8_product(scaled, self.number, self.out_features)
+        else:
+            out = self.product(scaled)
         out = out.mul_(largest) if self.bias is None else torch.addcmul(self.bias, out, largest, out=out)
         return out.view(*x.shape[:-1], self.out_features)
 

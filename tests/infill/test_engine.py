@@ -288,9 +288,10 @@ def test_ten_thousand_fills_leave_no_more_than_a_thousand(tiny_model: GLMModel, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
-def test_a_compiled_step_writes_the_same(model: GLMModel) -> None:
-    """What a GPU runs as CUDA graphs, compiled here for the CPU."""
+@pytest.mark.parametrize("memory", [PagedMemory, SlotMemory])
+def test_a_compiled_network_writes_the_same(model: GLMModel, memory: type[PagedMemory | SlotMemory]) -> None:
+    """Slots: what a GPU runs as CUDA graphs, compiled here for the CPU."""
     texts, options = texts_of(5, 12), FillOptions()
-    compiled = Engine(SlotMemory(model, EOS, compile=True), move_on)
+    compiled = Engine(memory(model, EOS, compile=True), move_on)
     found = [job.rows[0].writer.fills for job in compiled.run(job_of(text, options) for text in texts)]
     assert found == [plainly(model, text) for text in texts]

@@ -29,7 +29,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="int8",
         help="round the weights to 8 bits: faster on a CPU (the embedded model's are, unless a --dtype is given)",
     )
-    group.add_argument("--compile", action="store_true", help="on a GPU: compile decoding into CUDA graphs")
+    group.add_argument(
+        "--compile", action="store_true", help="compile the network, for many texts: takes a minute or two once"
+    )
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:

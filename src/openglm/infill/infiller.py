@@ -278,14 +278,15 @@ def load(
             that hardly differs (benchmarks/README.md); on a GPU, where "int4" is another choice,
             through torchao. None computes with the weights as they are, but for the embedded
             model on a CPU, which is rounded unless a dtype is given.
-        compile: on a GPU, compile the decoding step into CUDA graphs: worth it where many
-            tokens are to come, as each shape takes up to a minute once.
+        compile: compile the network, on a GPU the decoding step into CUDA graphs: worth it where
+            many texts are to come, as it takes up to two minutes once. On a CPU it needs a C++
+            compiler and is meant for int8.
 
     Raises:
         ModelNotFoundError: no such model; names the nearest ones.
         CheckpointError, ConfigError, TokenizerError: files that are missing, damaged or do
             not fit together.
-        OptionError: an unknown device, dtype or quantize, or `compile` without a GPU.
+        OptionError: an unknown device, dtype or quantize, or `compile` without a C++ compiler.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -299,8 +300,6 @@ def load(
     types["auto"] = torch.float32 if kind == "cpu" else torch.bfloat16
     if dtype not in types:
         raise OptionError(f"dtype {dtype!r} is unknown; use {', '.join(types)}")
-    if compile and kind == "cpu":
-        raise OptionError("compile is for a GPU; on a CPU decoding is bound by memory, not by launches")
     if quantize is None and (str(name_or_path), dtype, kind) == ("default", "auto", "cpu"):
         quantize = "int8"
     if quantize is not None:

@@ -31,6 +31,13 @@ READ_AT_ONCE = 1024
 UNEVEN = 1.25
 
 
+class HiddenStates(Protocol):
+    """`GLMModel.hidden_states`, or what computes the same."""
+
+    def __call__(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any = None, *, cache: Cache) -> Tensor:
+        """[B, S] ids and [B, 2, S] positions -> [B, S, D]."""
+
+
 class Memory(Protocol):
     """Texts that were read. A text is held by a handle that `read` and `fork` give."""
 
@@ -91,12 +98,25 @@ def in_groups(
 
 
 class PagedMemory:
-    """Texts in pages, on a CPU."""
+    """Texts in pages, on a CPU.
 
-    def __init__(self, model: GLMModel, pad_id: int) -> None:
+    Args:
+        compile: run the network as a compiled graph. Making its graphs takes up to two minutes,
+            on first use; torch keeps their kernels on disk for the next time.
+
+    Raises:
+        OptionError: compile, and no C++ compiler.
+    """
+
+    def __init__(self, model: GLMModel, pad_id: int, *, compile: bool = False) -> None:
         from .pages import Pages
 
         self.model, self.pad_id = model, pad_id
+        self._hidden_states: HiddenStates = model.hidden_states
+        if compile:
+            from .compiled import CompiledStates
+
+            self._hidden_states = CompiledStates(model)
         exact = model.word_embeddings.weight.dtype == torch.float32
         self._dtype = torch.float32 if exact else torch.float16
         self.pages = Pages(model.config, self._dtype)
@@ -124,13 +144,13 @@ class PagedMemory:
 
         held = [self.pages.hold(len(layout)) for layout in layouts]
         cache = Fresh(self.pages, held, max(map(len, layouts)))
-        return held, read_whole(self.model, layouts, self.pad_id, cache)
+        return held, read_whole(self.model, layouts, self.pad_id, cache, self._hidden_states)
 
     def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
         """As `Memory`."""
         from .pages import Step
 
-        return next_logits(self.model, torch.tensor(inputs), None, Step(self.pages, texts))
+        return next_logits(self.model, torch.tensor(inputs), None, Step(self.pages, texts), self._hidden_states)
 
     def fork(self, text: Any) -> Any:
         """As `Memory`."""
@@ -148,26 +168,32 @@ def memory_for(model: GLMModel, pad_id: int, *, compile: bool = False) -> Memory
 
     Args:
         pad_id: fills up shorter rows; nobody attends to it.
-        compile: compile the step, where texts are kept in slots.
+        compile: compile the network, or the step where texts are kept in slots.
     """
     if model.word_embeddings.weight.device.type == "cpu":
-        return PagedMemory(model, pad_id)
+        return PagedMemory(model, pad_id, compile=compile)
     from .slots import SlotMemory
 
     return SlotMemory(model, pad_id, compile=compile)
 
 
-def read_whole(model: GLMModel, layouts: Sequence[Layout], pad_id: int, cache: Cache) -> Tensor:
+def read_whole(
+    model: GLMModel, layouts: Sequence[Layout], pad_id: int, cache: Cache, hidden_states: HiddenStates | None = None
+) -> Tensor:
     """One pass over whole texts, padded to the longest; the logits after the last token of each, [R, V]."""
     tensors = BatchTensors.of(pad(layouts, pad_id), model.word_embeddings.weight.device)
     plain = bool(tensors.in_part_a.all())
     mask = None if plain else dense_mask(tensors.documents, tensors.in_part_a)
-    hidden_BSD = model.hidden_states(tensors.input_ids, tensors.position_ids, mask, cache=cache)
+    compute = hidden_states or model.hidden_states
+    hidden_BSD = compute(tensors.input_ids, tensors.position_ids, mask, cache=cache)
     last = (tensors.documents != NO_DOCUMENT).sum(1) - 1
     return model.logits(hidden_BSD[torch.arange(len(layouts), device=last.device), last]).float()
 
 
-def next_logits(model: GLMModel, inputs_R3: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+def next_logits(
+    model: GLMModel, inputs_R3: Tensor, mask: Tensor | None, cache: Cache, hidden_states: HiddenStates | None = None
+) -> Tensor:
     """One pass over one token of each text, [R, 3] ids and positions -> [R, V]."""
-    hidden = model.hidden_states(inputs_R3[:, :1], inputs_R3[:, 1:, None], mask, cache=cache)
+    compute = hidden_states or model.hidden_states
+    hidden = compute(inputs_R3[:, :1], inputs_R3[:, 1:, None], mask, cache=cache)
     return model.logits(hidden[:, -1]).float()

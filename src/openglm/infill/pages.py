@@ -198,20 +198,26 @@ class Step:
         place = where[:, 1].repeat_interleave(N)
         self._new_keys = ((heads * H + torch.arange(H)) * WIDTH + place[:, None]).view(-1)
         self._new_values = heads[:, 0] * WIDTH + place
-        self._columns = max(len(each.pages) for each in held)
-        table = np.full((R, self._columns), NOTHING, np.int32)
+        columns = max(len(each.pages) for each in held)
+        table = np.full((R, columns), NOTHING, np.int32)
         for row, each in enumerate(held):
             table[row, : len(each.pages)] = each.pages
+        # Which rows each weighted sum adds up: [R, N, pages, H] rows of keys, [R, N, longest] of values.
         page_and_head = (
             torch.from_numpy(table)[:, None, :, None] * N + torch.arange(N, dtype=torch.int32)[:, None, None]
         )
-        rows_of_keys = page_and_head * H + torch.arange(H, dtype=torch.int32)  # [R, N, pages, H]
-        self._key_rows = rows_of_keys.view(-1, H)
-        rows_of_values = page_and_head * WIDTH + torch.arange(WIDTH, dtype=torch.int32)
-        self._value_rows = rows_of_values.view(R * N, -1)
-        lengths = torch.tensor([each.length for each in held])
-        hidden = torch.arange(self._columns * WIDTH) >= lengths[:, None]
-        self._hidden = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None]
+        self._key_rows = (page_and_head * H + torch.arange(H, dtype=torch.int32)).view(-1)
+        lengths = [each.length for each in held]
+        self._longest = max(lengths)
+        value_rows = (page_and_head * WIDTH + torch.arange(WIDTH, dtype=torch.int32)).view(R, N, -1)
+        self._value_rows = value_rows[:, :, : self._longest].reshape(-1)
+        self._key_sums = torch.arange(0, len(self._key_rows), H, dtype=torch.int32)
+        self._value_sums = torch.arange(0, len(self._value_rows), self._longest, dtype=torch.int32)
+        self._queries = torch.empty((R, N, columns, H), dtype=pages.dtype)  # a copy for each page
+        self._hidden: Tensor | None = None
+        if min(lengths) < self._longest:
+            hidden = torch.arange(self._longest) >= torch.tensor(lengths)[:, None]
+            self._hidden = torch.zeros(hidden.shape, dtype=pages.dtype).masked_fill_(hidden, -torch.inf)[:, None]
 
     def attend(
         self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
@@ -219,13 +225,27 @@ class Step:
         """As `Cache`, with S = 1; every text sees all of its own tokens, `mask` is not looked at."""
         keys, values = self.pages.keys[layer], self.pages.values[layer]
         R, N, _, H = q_BNSH.shape
-        keys.view(-1)[self._new_keys] = self.pages.narrowed(k_BNSH).reshape(-1)
-        values.view(-1, H)[self._new_values] = self.pages.narrowed(v_BNSH).reshape(-1, H)
-        q = (q_BNSH * H**-0.5).to(self.pages.dtype).expand(R, N, self._columns, H).reshape(-1, H)
-        scores = F.embedding_bag(self._key_rows, keys.view(-1, WIDTH), mode="sum", per_sample_weights=q)
-        p = (scores.view(R, N, -1) + self._hidden).softmax(-1).to(self.pages.dtype).view(R * N, -1)
-        mixed = F.embedding_bag(self._value_rows, values.view(-1, H), mode="sum", per_sample_weights=p)
+        keys.put_(self._new_keys, self.pages.narrowed(k_BNSH))
+        values.view(-1, H).index_copy_(0, self._new_values, self.pages.narrowed(v_BNSH).reshape(-1, H))
+        queries = torch.mul(q_BNSH.detach().expand_as(self._queries), H**-0.5, out=self._queries)
+        scores = sums_of_rows(keys.view(-1, WIDTH), self._key_rows, self._key_sums, queries)
+        scores = scores.view(R, N, -1)[:, :, : self._longest]
+        if self._hidden is not None:
+            scores = scores + self._hidden
+        mixed = sums_of_rows(values.view(-1, H), self._value_rows, self._value_sums, scores.softmax(-1))
         return mixed.view(R, N, 1, H).to(q_BNSH.dtype)
 
     def advance(self, tokens: int) -> None:
         """Nothing to count: `Held` has the lengths."""
+
+
+def sums_of_rows(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows of a table, [rows, W] -> [sums, W].
+
+    Args:
+        rows: of all sums, one sum after the other.
+        starts: where each sum begins in `rows`.
+        weights: as many as `rows`, in the type of `table`.
+    """
+    # What F.embedding_bag calls, with starts that need not be made anew each time.
+    return torch.embedding_bag(table, rows, starts, False, 0, False, weights.view(-1))[0]

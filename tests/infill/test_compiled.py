@@ -1,0 +1,58 @@
+"""A compiled network with int8 weights, on a CPU."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from openglm.blanks import Markers, lay_out
+from openglm.config import GLMConfig
+from openglm.infill.memory import Memory, PagedMemory
+from openglm.model import GLMModel
+from openglm.quantization import quantize
+
+EOS, MARKERS = 122, Markers(sop=120, eop=121)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++"),
+]
+
+
+@torch.inference_mode()
+def logits_of(memory: Memory, lengths: list[int]) -> list[torch.Tensor]:
+    """After reading texts of these lengths, after a step of all of them, and of the first alone."""
+    rng = np.random.default_rng(0)
+    layouts = [lay_out(rng.integers(0, 100, length), [length // 2], [[]], MARKERS) for length in lengths]
+    texts, read = memory.read(layouts)
+    together = memory.step(texts, [(7, length // 2, 2) for length in lengths])
+    return [read, together, memory.step(texts[:1], [(9, lengths[0] // 2, 3)])]
+
+
+@pytest.mark.parametrize("gelu", ["tanh", "erf"])
+def test_a_compiled_int8_network_agrees(gelu: str) -> None:
+    torch.manual_seed(1)
+    config = GLMConfig(2, 64, 4, 128, max_sequence_length=192, initializer_range=0.2, gelu=gelu)
+    model = quantize(GLMModel(config).eval(), "int8")
+    lengths = [70, 3, 41]
+    plain, compiled = (
+        logits_of(PagedMemory(model, EOS), lengths),
+        logits_of(PagedMemory(model, EOS, compile=True), lengths),
+    )
+    for a, b in zip(plain, compiled, strict=True):
+        # Sums in another order now and then round a value to the next of 127 steps.
+        assert (a - b).norm() < 0.01 * a.norm()
+
+
+def test_each_model_has_graphs_of_its_own() -> None:
+    """More models than torch allows graphs for one piece of code."""
+    config = GLMConfig(1, 32, 2, 128, max_sequence_length=64)
+    for seed in range(torch._dynamo.config.recompile_limit + 1):
+        torch.manual_seed(seed)
+        model = GLMModel(config).eval()
+        memory = PagedMemory(model, EOS, compile=True)
+        for a, b in zip(logits_of(PagedMemory(model, EOS), [9]), logits_of(memory, [9]), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
