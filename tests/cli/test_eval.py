@@ -79,6 +79,9 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         (["lambada", "--few-shot", "--zero-shot"], "not allowed with"),
         (["lambada", "--data-dir", "nowhere"], "no such file"),
         (["lambada", "--set", "steps=3"], "SECTION.KEY=VALUE"),
+        (["lambada", "--pattern", "0,first"], "several such as 0,2,3, or all"),
+        (["fewclue/eprstmt", "--pattern", "0,3"], "eprstmt has 3 patterns, 0 to 2; there is no pattern 3"),
+        (["fewclue/eprstmt", "--pattern", "0,0"], "names 0 twice"),
     ],
 )
 def test_bad_input_is_one_line(

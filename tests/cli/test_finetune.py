@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 import yaml
 
 from openglm.checkpoints.native import save_model
+from openglm.cli.finetune import add_arguments, read_recipe
 from openglm.cli.main import main
+from openglm.finetuning import FinetuneRecipe
+from openglm.finetuning.tasks import task_of
 from openglm.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
@@ -80,6 +84,31 @@ def test_a_recipe_with_flags_that_win(
     assert (tmp_path / "run/adapter/adapter.safetensors").exists()
 
 
+def recipe_of(*flags: str) -> FinetuneRecipe:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return read_recipe(parser.parse_args(["cloze", "train.jsonl", *flags]))
+
+
+def test_patterns_go_by_number_or_are_written_out(tmp_path: Path) -> None:
+    """Several texts are a task with as many patterns, and all of them are asked."""
+    words = ["--verbalizer", "yes=found", "--verbalizer", "no=sold"]
+    one, two = recipe_of("--pattern", PATTERN, *words), recipe_of("--pattern", PATTERN, "--pattern", "[MASK]!", *words)
+    assert (one.task["pattern"], one.pattern) == (PATTERN, 0)
+    assert (two.task["pattern"], two.pattern) == ([PATTERN, "[MASK]!"], "all")
+    assert task_of(two).patterns == (PATTERN, "[MASK]!")
+    named = ["--task", "fewclue/tnews", "--pattern"]
+    assert [recipe_of(*named, given).pattern for given in ("2", "3,0", "all")] == [2, (0, 3), "all"]
+    assert recipe_of(*named, "3", "--pattern", "0").pattern == (0, 3)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("task: fewclue/tnews\npattern: [0, 2]\n", encoding="utf-8")
+    assert recipe_of("--recipe", str(recipe)).pattern == (0, 2)
+    wins = recipe_of("--recipe", str(recipe), "--pattern", "all")
+    assert (wins.task, wins.pattern) == ("fewclue/tnews", "all")
+    own = recipe_of("--recipe", str(recipe), "--pattern", PATTERN, *words)
+    assert (own.task["pattern"], own.pattern) == (PATTERN, 0)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -88,7 +117,8 @@ def test_a_recipe_with_flags_that_win(
         (["--pattern", PATTERN, "--verbalizer", "yes"], "expected LABEL=WORD"),
         (["--pattern", PATTERN, "--verbalizer", "yes=found"], "no word stands for the label 'no'"),
         (["--task", "fewclue/eprstmt", "--label", "x"], "--task brings its own words"),
-        (["--task", "fewclue/eprstmt", "--pattern", "x"], "give the number of one of its patterns"),
+        (["--task", "fewclue/eprstmt", "--pattern", "x"], "several such as 0,2,3, or all"),
+        (["--pattern", PATTERN, "--pattern", PATTERN, "--verbalizer", "yes=found"], "the same text twice"),
         (["--rank", "2", "--prompt-tokens", "3"], "give one method's"),
         (["--method", "bias", "--rank", "3"], "belong to the method lora, not to bias"),
         (["--seeds", "2", "--seed", "1"], "give one of the two"),

@@ -159,7 +159,7 @@ def test_examples_that_do_not_fit(infiller: Infiller, tmp_path: Path) -> None:
         ask({"sentence": "老师" * 100, "label": "Positive"})
     with pytest.raises(DataError, match="no examples"):
         task.questions([], tokenizer, config)
-    with pytest.raises(OptionError, match="patterns 0 to 0"):
+    with pytest.raises(OptionError, match="one pattern, 0; there is no pattern 1"):
         task.question(Example({"sentence": "x"}), tokenizer, config, 1)
     with pytest.raises(UnsupportedBlankError, match=r"without \[sMASK\]"):
         Task.from_flags("{a}[sMASK]", FLAGS).question(

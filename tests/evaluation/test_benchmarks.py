@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 
 from openglm.checkpoints.native import save_model
-from openglm.cloze.task import Figure, Task
+from openglm.cloze.parts import Figure
+from openglm.cloze.task import Task
 from openglm.evaluation.results import Result
 from openglm.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
@@ -122,6 +123,35 @@ def test_the_table_has_means_and_deviations(fewclue: ModuleType) -> None:
     rows = {cells[0]: cells[1:] for cells in map(cells_of, fewclue.table(results, ["eprstmt", "tnews"]).splitlines())}
     assert rows["**cloze**"] == ["65.0 ± 7.1", "30.0 ± 0.0", "47.5"]
     assert rows["Somebody, few-shot"] == ["80.0", "80.0", "80.0"]
+
+
+def test_several_patterns_are_averaged_where_that_is_said(
+    fewclue: ModuleType, data: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results of one pattern stay in the file, and out of the table."""
+    command = ["--data-dir", str(data), "--output", str(data / "out.json"), "--model", model, "--tasks", "eprstmt"]
+    command += ["--seeds", "1", "--methods", "cloze", "head", "zero-shot"]
+    monkeypatch.setattr(fewclue, "RECIPES", {"eprstmt": {"run": {"steps": 2, "batch_size": 2, "evaluations": 1}}})
+    assert fewclue.main(command) == 0
+    first = capsys.readouterr()
+    monkeypatch.setattr(fewclue, "PATTERNS", {"eprstmt": (0, 2)})
+    assert fewclue.main(command) == 0
+    second = capsys.readouterr()
+    assert "eprstmt cloze seed 0: " in second.err
+    assert "eprstmt zero-shot: " in second.err
+    assert "eprstmt head" not in second.err
+    results = json.loads((data / "out.json").read_text(encoding="utf-8"))["results"]
+    found = [(each["method"], each["settings"]["pattern"]) for each in results]
+    assert found == [("zero-shot", 0), ("head", 0), ("cloze", 0), ("zero-shot", [0, 2]), ("cloze", [0, 2])]
+    assert "±" not in second.out, "one seed of the settings that hold"
+    monkeypatch.setattr(fewclue, "PATTERNS", {})
+    assert fewclue.main(command) == 0
+    assert capsys.readouterr().out == first.out
+
+
+def test_patterns_of_the_tasks_are_there(fewclue: ModuleType) -> None:
+    for name in fewclue.TASKS:
+        assert Task.load(f"fewclue/{name}").pattern_numbers(fewclue.patterns(name, "cloze"))
 
 
 def test_an_unknown_task(fewclue: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,6 +197,47 @@ def test_a_fine_tuned_model_answers_as_it_was_trained_to(folder: Path, options: 
     assert other.method == "zero-shot"
 
 
+def test_several_patterns(folder: Path, options: EvalOptions, infiller: Infiller, tmp_path: Path) -> None:
+    """Averaged, under numbers that say which they were; a model that has learnt some asks by those."""
+    import dataclasses
+
+    from openglm.finetuning import FinetuneRecipe, run
+
+    path = tmp_path / "three.yaml"
+    more = '["{text:shorten} 是[MASK]。", "[MASK]：{text:shorten}", "{text:shorten}（[MASK]）"]'
+    path.write_text(TASK.replace('["{text:shorten} 是[MASK]。"]', more), encoding="utf-8")
+    task, name = Task.load(path), str(path)
+    (every,) = evaluate([name], dataclasses.replace(options, pattern="all"))
+    assert every.settings["pattern"] == [0, 1, 2]
+    (some,) = evaluate([name], dataclasses.replace(options, pattern="2,0", calibrate=True))
+    assert some.settings["pattern"] == [0, 2]
+    questions = task.questions(task.examples("test", folder), infiller.tokenizer, infiller.model.config, (0, 2))
+    scoring = dataclasses.replace(task.scoring, calibrate=True)
+    predictions = predict(infiller.model, infiller.tokenizer, questions, scoring=scoring)
+    assert some.metrics == task.evaluate(predictions)
+    (one,) = evaluate([str(folder / "task.yaml")], dataclasses.replace(options, pattern="all"))
+    assert one.settings["pattern"] == 0, "all of one are that one"
+
+    finetune = {"run": {"steps": 2, "batch_size": 2}}
+    (shots,) = evaluate(
+        [name],
+        dataclasses.replace(
+            options, method="few-shot", seeds=(0,), pattern=(0, 2), finetune=finetune, runs_dir=tmp_path
+        ),
+    )
+    (recipe,) = [json.loads(each.read_text())["recipe"] for each in tmp_path.rglob("report.json")]
+    assert (shots.settings["pattern"], recipe["pattern"]) == ([0, 2], [0, 2])
+
+    data = {split: str(folder / "reviews" / f"{split}.jsonl") for split in ("train", "test")}
+    values = {"kind": "cloze", "model": options.model, "task": name, "pattern": [1, 2], "data": data, **finetune}
+    result = run(FinetuneRecipe.from_dict({**values, "output": str(tmp_path / "run")}), quiet=True)
+    path.write_text(path.read_text(encoding="utf-8").replace('）"]', '）", "{text}[MASK]"]'), encoding="utf-8")
+    assert len(Task.load(path).forms) == 4, "one was added since"
+    (tuned,) = evaluate([name], dataclasses.replace(options, model=str(tmp_path / "run")))
+    assert (tuned.method, tuned.settings["pattern"]) == ("fine-tuned", [1, 2])
+    assert tuned.metrics["accuracy"] == pytest.approx(result.test["accuracy"].mean)
+
+
 @pytest.mark.parametrize(
     ("given", "changes", "message"),
     [

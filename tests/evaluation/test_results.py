@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openglm.cloze.task import Figure
+from openglm.cloze.parts import Figure
 from openglm.errors import DataError
 from openglm.evaluation.results import Result, ResultFile, combine, read_results
 from openglm.evaluation.tables import markdown, render, value_of

@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="few-shot runs (default: 3)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N examples only")
-    parser.add_argument("--pattern", type=int, default=0, metavar="N", help="which pattern of a task (default: 0)")
+    parser.add_argument(
+        "--pattern",
+        default="0",
+        metavar="N[,N]|all",
+        help="which pattern of a task (default: 0); what the model says by several is averaged",
+    )
     parser.add_argument(
         "--calibrate",
         action=argparse.BooleanOptionalAction,

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cloze.which import ALL, which
 from ..errors import OptionError
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--task", metavar="NAME|FILE", help="a named task, or a task file")
     task.add_argument(
         "--pattern",
-        metavar="TEXT|N",
-        help='text with fields and a blank: "{sentence} 总的来说[MASK]。"; or a task\'s number',
+        action="append",
+        metavar="TEXT|N[,N]|all",
+        help='text with fields and a blank: "{sentence} 总的来说[MASK]。"; or numbers of patterns of --task. '
+        "Repeatable: the model learns all of them, and what it says by each is averaged",
     )
     task.add_argument(
         "--verbalizer", action="append", default=[], metavar="LABEL=WORD", help="what stands in the blank; repeatable"
@@ -152,23 +155,26 @@ def read_recipe(args: argparse.Namespace) -> FinetuneRecipe:
 
 def _task(values: dict[str, Any], args: argparse.Namespace) -> None:
     """What the flags say about the task."""
+    patterns: list[str] = args.pattern or []
     if args.task is not None:
         values["task"] = args.task
         if args.verbalizer or args.label or args.text_field:
             raise OptionError(
                 "--task brings its own words and fields; leave out --verbalizer, --label and --text-field"
             )
-        if args.pattern is not None:
-            if not args.pattern.isdigit():
-                raise OptionError(f"--pattern {args.pattern!r}: beside --task give the number of one of its patterns")
-            values["pattern"] = int(args.pattern)
-        return
-    if args.pattern is None and not args.verbalizer and not args.label and not args.text_field:
+    by_number = args.task is not None or (values.get("task") and not any("[" in each for each in patterns))
+    if patterns and by_number:
+        values["pattern"] = which(",".join(patterns))
+        patterns = []
+    if args.task is not None or not (patterns or args.verbalizer or args.label or args.text_field):
         return
     task = dict(values["task"]) if isinstance(values.get("task"), dict) else {}
-    if args.pattern is not None:
+    if patterns:
+        if len(set(patterns)) < len(patterns):
+            raise OptionError("--pattern: the same text twice; every pattern counts once")
         task.pop("patterns", None)
-        task["pattern"] = args.pattern
+        task["pattern"] = patterns[0] if len(patterns) == 1 else patterns
+        values["pattern"] = 0 if len(patterns) == 1 else ALL
     if args.verbalizer:
         from ..cloze.verbalizer import Verbalizer
 

@@ -2,6 +2,7 @@
 
     score of a candidate = (log p(candidate) - log p(candidate | empty context)) / tokens ** a
     score of a label     = logsumexp over the scores of its candidates
+    several patterns     the mean of their log softmax(scores of the labels), normalised again
 
 The subtraction only with `calibrate`. The empty context is `Question.prior`: a pattern whose
 fields are all empty, or what the caller of `Infiller.choose` gives. `a` is 0 for "sum", 1 for
@@ -77,7 +78,8 @@ class Prediction:
     Attributes:
         question: what was asked.
         scores: [L] of each label; their softmax are the probabilities.
-        logprobs: [C] log-probability in nats of each candidate, before any normalisation.
+        logprobs: [C] log-probability in nats of each candidate, before any normalisation; of
+            those of the first pattern where several ask.
     """
 
     question: Question
@@ -152,6 +154,8 @@ def predict(
 ) -> list[Prediction]:
     """Score every label of every question; the model is in evaluation mode meanwhile.
 
+    A question that several patterns ask has one prediction, `averaged` over them.
+
     Args:
         tokens_at_once: positions per forward pass, padding included (bounds memory).
 
@@ -162,15 +166,30 @@ def predict(
     was_training = model.training
     model.eval()
     try:
-        values = _logprobs(model, tokenizer, questions, chosen, tokens_at_once)
-        priors = _priors(model, tokenizer, questions, chosen, tokens_at_once) if chosen.calibrate else None
+        asked = [way for question in questions for way in question.ways]
+        values = _logprobs(model, tokenizer, asked, chosen, tokens_at_once)
+        priors = _priors(model, tokenizer, asked, chosen, tokens_at_once) if chosen.calibrate else None
     finally:
         model.train(was_training)
     out = []
-    for i, (question, (logprobs, lengths)) in enumerate(zip(questions, values, strict=True)):
+    for i, (way, (logprobs, lengths)) in enumerate(zip(asked, values, strict=True)):
         scores = (logprobs - priors[i] if priors is not None else logprobs) / lengths**chosen.exponent
-        out.append(Prediction(question, _by_label(question, scores), logprobs))
-    return out
+        out.append(Prediction(way, _by_label(way, scores), logprobs))
+    each = iter(out)
+    return [averaged([next(each) for _ in question.ways]) for question in questions]
+
+
+def averaged(predictions: Sequence[Prediction]) -> Prediction:
+    """What one prediction per pattern comes to: their labels' log-probabilities averaged, then normalised.
+
+    Args:
+        predictions: of the ways of one question, its first one first. A single one stays as it is.
+    """
+    first = predictions[0]
+    if len(predictions) == 1:
+        return first
+    logs = np.mean([each.scores - np.logaddexp.reduce(each.scores) for each in predictions], axis=0)
+    return Prediction(first.question, np.asarray(logs - np.logaddexp.reduce(logs)), first.logprobs)
 
 
 def _by_label(question: Question, scores: NDArray[np.float64]) -> NDArray[np.float64]:

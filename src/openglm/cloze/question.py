@@ -45,6 +45,7 @@ class Question:
         number: number of the line or item the example stood in, from 1; 0 if it has none.
         group: what belongs together in a metric (one MultiRC question, one CMRC2019 passage).
         prior: the same blanks in an empty context, for calibration, or None.
+        others: the same example asked by further patterns, with the same labels; see `ways`.
     """
 
     part_a: Ids
@@ -59,8 +60,19 @@ class Question:
     number: int = 0
     group: str | None = None
     prior: Context | None = None
+    others: tuple[Question, ...] = ()
 
     @property
     def context(self) -> Context:
         """Part A and its blanks."""
         return Context(self.part_a, self.blank_positions)
+
+    @property
+    def ways(self) -> tuple[Question, ...]:
+        """The question as each of the chosen patterns asks it, itself first."""
+        return (self, *self.others)
+
+    @property
+    def most_cut(self) -> Question:
+        """The way of asking that left out most of the text."""
+        return max(self.ways, key=lambda way: way.cut)

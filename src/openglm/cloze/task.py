@@ -7,6 +7,7 @@ line. Knows nothing about models but their context.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,54 +21,16 @@ from ..errors import ContextLengthError, DataError, OptionError, UnsupportedBlan
 from ..tokenizer import Tokenizer
 from .examples import Example, read_examples
 from .metrics import evaluate
+from .parts import Derived, Figure, Form
 from .pattern import FilledPattern, Pattern, fields_of, render
 from .predict import Prediction, Scoring
 from .question import Candidate, Context, Question
 from .transforms import prepared
 from .verbalizer import Verbalizer, answer_ids, label_name
+from .which import Which, numbers
 
 DATA_VARIABLE = "OPENGLM_EVAL"
 SPLITS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way to ask: a pattern, and the words for its blanks if they differ from the task's."""
-
-    pattern: Pattern
-    verbalizer: Verbalizer | None = None
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A field made from another by a table: `because` for `cause`."""
-
-    source: str
-    table: Mapping[str, str]
-
-    def value(self, example: Example) -> str:
-        """The table's entry.
-
-        Raises:
-            DataError: the field is missing, or its value not in the table.
-        """
-        found = label_name(example.get(self.source))
-        if found not in self.table:
-            raise DataError(
-                f'{example.where}: {found!r} in the field "{self.source}"; expected {", ".join(self.table)}'
-            )
-        return self.table[found]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A published result: who, how, which metric, in percent, and where it stands."""
-
-    system: str
-    setting: str
-    metric: str
-    value: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -227,20 +190,30 @@ class Task:
     # --- questions ------------------------------------------------------------------------
 
     def question(
-        self, example: Example, tokenizer: Tokenizer, config: GLMConfig, pattern: int = 0, *, room: int | None = None
+        self, example: Example, tokenizer: Tokenizer, config: GLMConfig, pattern: Which = 0, *, room: int | None = None
     ) -> Question:
         """An example as a question.
 
         Args:
-            pattern: which of the task's patterns.
+            pattern: which of the task's patterns (`which.py`); with several, the question of the
+                first of them has those of the others among its `ways`.
             room: most tokens of Part A; by default what the model's context holds.
 
         Raises:
             DataError: a missing field, an unknown label, an answer that comes to no tokens, or a
                 text that cannot be cut enough; names the line.
-            OptionError: there is no such pattern.
+            OptionError: there is no such pattern, or the patterns have different labels.
             UnsupportedBlankError: a blank the model was not trained with.
         """
+        first, *others = (
+            self._asked(example, tokenizer, config, number, room) for number in self.pattern_numbers(pattern)
+        )
+        return dataclasses.replace(first, others=tuple(others)) if others else first
+
+    def _asked(
+        self, example: Example, tokenizer: Tokenizer, config: GLMConfig, pattern: int, room: int | None
+    ) -> Question:
+        """An example as one pattern asks it."""
         form = self.form(pattern)
         self._check_blanks(form.pattern, config)
         most = min(room or config.max_sequence_length, config.max_sequence_length)
@@ -265,7 +238,7 @@ class Task:
         examples: Sequence[Example],
         tokenizer: Tokenizer,
         config: GLMConfig,
-        pattern: int = 0,
+        pattern: Which = 0,
         *,
         room: int | None = None,
         labelled: bool = True,
@@ -298,9 +271,30 @@ class Task:
         Raises:
             OptionError: there is no such pattern.
         """
-        if not 0 <= pattern < len(self.forms):
-            raise OptionError(f"{self.name} has patterns 0 to {len(self.forms) - 1}, not {pattern}")
-        return self.forms[pattern]
+        (number,) = numbers(pattern, len(self.forms), self.name)
+        return self.forms[number]
+
+    def pattern_numbers(self, pattern: Which = 0) -> tuple[int, ...]:
+        """The numbers of the patterns that a choice comes to, ascending.
+
+        Raises:
+            OptionError: there is no such pattern, or several have different labels, so that what
+                they say cannot be averaged.
+        """
+        found = numbers(pattern, len(self.forms), self.name)
+        first, *others = ((self.forms[number].verbalizer or self.verbalizer) for number in found)
+        for number, words in zip(found[1:], others, strict=True):
+            if (words and words.labels) != (first and first.labels):
+                raise OptionError(
+                    f"{self.name}: the patterns {found[0]} and {number} have different labels, or another order of "
+                    "them, and cannot be asked together; choose one of the two"
+                )
+        return found
+
+    def fields(self, pattern: Which = 0) -> tuple[str, ...]:
+        """Names of the fields in the chosen patterns, each once, in order."""
+        chosen = (self.forms[number].pattern for number in self.pattern_numbers(pattern))
+        return tuple(dict.fromkeys(name for each in chosen for name in each.fields))
 
     def values(self, example: Example, names: Iterable[str]) -> dict[str, Any]:
         """Values of these fields, the derived ones included.

@@ -20,9 +20,10 @@ from typing import Any
 
 from ..errors import DataError, OptionError, suggest
 from .metrics import METRICS, metric
+from .parts import Derived, Figure, Form
 from .pattern import Pattern, fields_of
 from .predict import Scoring
-from .task import Derived, Figure, Form, Task
+from .task import Task
 from .transforms import transform
 from .verbalizer import Verbalizer, label_name
 
@@ -99,11 +100,12 @@ def from_values(values: Mapping[str, Any]) -> Task:
     kind = values.get("kind", "choice")
     if kind not in KINDS:
         raise DataError(f"kind: {kind!r}; use choice (fixed labels) or options (every example brings its own answers)")
+    words = Verbalizer.of(values["verbalizer"]) if "verbalizer" in values else None
     task = Task(
         name=str(values["name"]),
         kind=kind,
-        forms=_forms(values.get("patterns")),
-        verbalizer=Verbalizer.of(values["verbalizer"]) if "verbalizer" in values else None,
+        forms=_forms(values.get("patterns"), words),
+        verbalizer=words,
         options=_options(values.get("options", ())),
         label_fields=_texts(values.get("label", "label"), "label"),
         group_field=values.get("group"),
@@ -149,7 +151,7 @@ def _check(task: Task) -> None:
                     )
 
 
-def _forms(value: Any) -> tuple[Form, ...]:
+def _forms(value: Any, shared: Verbalizer | None) -> tuple[Form, ...]:
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed:
         raise DataError("patterns: missing; give at least one text with [MASK] in it")
@@ -159,6 +161,8 @@ def _forms(value: Any) -> tuple[Form, ...]:
             out.append(Form(Pattern.parse(each)))
         elif isinstance(each, dict) and set(each) <= {"pattern", "verbalizer"} and isinstance(each.get("pattern"), str):
             words = Verbalizer.of(each["verbalizer"]) if "verbalizer" in each else None
+            if words and shared and set(words.labels) == set(shared.labels):
+                words = Verbalizer({label: words.words[label] for label in shared.labels})  # one order for all
             out.append(Form(Pattern.parse(each["pattern"]), words))
         else:
             raise DataError(f"patterns: {each!r} is neither text nor {{pattern: ..., verbalizer: ...}}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..cloze.task import Figure
+from ..cloze.parts import Figure
 
 _GLM = "Du et al., GLM, ACL 2022 (arXiv 2103.10360), and the table in the README of THUDM/GLM"
 _GPT2 = "Radford et al. 2019, Language models are unsupervised multitask learners, as given in the README of THUDM/GLM"

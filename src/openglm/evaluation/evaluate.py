@@ -9,6 +9,7 @@ missing file is an error at once, not after an hour.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cloze.task import DATA_VARIABLE, Task
+from ..cloze.which import plain
 from ..errors import DataError, OptionError, suggest
 from . import cloze_tasks
 from .catalogue import ENTRIES, Entry, entry
@@ -78,7 +80,7 @@ def _target(name: str, options: EvalOptions) -> Target:
             f"nothing is called {name!r}.{suggest(name, known)} There are: {', '.join(known)}; or a task file"
         )
     task = Task.load(name)
-    task.form(options.pattern)
+    task.pattern_numbers(options.pattern)
     tested = cloze_tasks.test_split(task)
     for split in ("train", tested) if options.method == "few-shot" else (tested,):
         task.paths(split, options.data_dir)
@@ -129,10 +131,11 @@ def evaluate(
     store = file or ResultFile(None)
     out = []
     for target in wanted:
-        method, seeds, settings = _described(target, chosen, model)
+        asked = _as_learnt(target, chosen, model)
+        method, seeds, settings = _described(target, asked, model)
         settings["weights"] = mark
         known = store.find(identity(target.name, method, seeds, settings))
-        result = known or _measured(target, model, chosen, method, seeds, settings)
+        result = known or _measured(target, model, asked, method, seeds, settings)
         if known is None:
             store.add(result)
         if notify:
@@ -141,13 +144,22 @@ def evaluate(
     return out
 
 
+def _as_learnt(target: Target, options: EvalOptions, model: Model) -> EvalOptions:
+    """The options, with the patterns of a model that was fine-tuned for the task: it asks by those it has learnt."""
+    learnt = model.classifier
+    if target.task is None or learnt is None or learnt.task is None or not model.is_tuned_for(target.task):
+        return options
+    return options if options.method == "few-shot" else dataclasses.replace(options, pattern=learnt.pattern)
+
+
 def _described(target: Target, options: EvalOptions, model: Model) -> tuple[str, tuple[int, ...], dict[str, Any]]:
     """Method, seeds and settings of a result before it is there."""
     settings: dict[str, Any] = {"limit": options.limit}
     if target.row is not None:
         return "zero-shot", (), settings | settings_of(target.row, options) | {"file": target.path and target.path.name}
     assert target.task is not None
-    settings |= {"pattern": options.pattern, "split": cloze_tasks.test_split(target.task)}
+    pattern = plain(target.task.pattern_numbers(options.pattern))  # "all" may be others tomorrow
+    settings |= {"pattern": pattern, "split": cloze_tasks.test_split(target.task)}
     if options.method == "few-shot":
         return "few-shot", tuple(options.seeds), settings | {"finetune": dict(options.finetune)}
     if model.is_tuned_for(target.task):
@@ -183,7 +195,7 @@ def _measured(
     means, deviations = combine(runs)
     return Result(
         target.name, options.model, method, means, len(questions), task.title or task.name, deviations, seeds,
-        tuple(runs) if len(runs) > 1 else (), sum(question.cut > 0 for question in questions),
+        tuple(runs) if len(runs) > 1 else (), sum(question.most_cut.cut > 0 for question in questions),
         cloze_tasks.chance(task, questions), cloze_tasks.majority(task, questions), task.published,
         time.perf_counter() - began, settings,
     )  # fmt: skip

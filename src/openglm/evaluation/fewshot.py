@@ -11,6 +11,7 @@ from typing import Any
 
 from ..cloze.examples import read_examples
 from ..cloze.task import Task
+from ..cloze.which import plain
 from ..errors import TrainingError
 from .cloze_tasks import test_split
 from .options import EvalOptions
@@ -58,7 +59,7 @@ def _recipe(name: str, kind: str, data: dict[str, Any], folder: Path, options: E
         "model": options.model,
         "output": str(folder),
         "task": name,
-        "pattern": options.pattern,
+        "pattern": plain(options.pattern),
         "data": data,
         "run": {**RUN, "seeds": list(options.seeds)},
     }

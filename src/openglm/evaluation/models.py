@@ -45,11 +45,15 @@ class Model:
     classifier: Classifier | None = None
 
     def is_tuned_for(self, task: Task) -> bool:
-        """Whether it was fine-tuned for this task: the same patterns, or a head with the same labels."""
+        """Whether it was fine-tuned for this task: its patterns, or a head with the same labels.
+
+        Patterns may have been added to the task behind those it had.
+        """
         if self.classifier is None:
             return False
         if self.classifier.task is not None:
-            return self.classifier.task.patterns == task.patterns and self.classifier.labels == task.labels
+            known = self.classifier.task.patterns
+            return known == task.patterns[: len(known)] and self.classifier.labels == task.labels
         return sorted(self.classifier.labels) == sorted(task.labels)
 
     def answers(self, examples: Sequence[Example], questions: Sequence[Question]) -> list[Prediction]:

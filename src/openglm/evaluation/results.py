@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cloze.task import Figure
+from ..cloze.parts import Figure
 from ..errors import DataError
 from ..files import write_atomically
 

@@ -20,7 +20,8 @@ from ..checkpoints.resolve import open_checkpoint
 from ..cloze.examples import Example
 from ..cloze.predict import Scoring, predict
 from ..cloze.task import Task
-from ..errors import CheckpointError, DataError
+from ..cloze.which import Which, which
+from ..errors import CheckpointError, DataError, OptionError
 from ..model import GLMModel
 from ..tokenizer import Tokenizer
 from . import heads, prompts
@@ -51,7 +52,7 @@ class Classifier:
 
     Args:
         model, tokenizer: with the prompt it was trained with, if any.
-        task, pattern, scoring: how questions are asked; or
+        task, pattern, scoring: how questions are asked; of several patterns the answers are averaged; or
         head, fields, labels: a classification head and what it reads.
     """
 
@@ -61,7 +62,7 @@ class Classifier:
         tokenizer: Tokenizer,
         *,
         task: Task | None = None,
-        pattern: int = 0,
+        pattern: Which = 0,
         scoring: Scoring | None = None,
         head: heads.HeadModel | None = None,
         fields: Sequence[str] = (),
@@ -70,7 +71,7 @@ class Classifier:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.task, self.pattern, self.scoring = task, pattern, scoring
         self._head = head
-        self.fields = tuple(fields) if task is None else task.form(pattern).pattern.fields
+        self.fields = tuple(fields) if task is None else task.fields(pattern)
         self.labels = tuple(labels) if task is None else task.labels
 
     @overload
@@ -135,9 +136,9 @@ def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
         folder /= MODEL_FOLDER
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        kind, pattern, penalty = settings["kind"], int(settings["pattern"]), float(settings["length_penalty"])
+        kind, pattern, penalty = settings["kind"], which(settings["pattern"]), float(settings["length_penalty"])
         calibrate = str(settings["calibrate"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OptionError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: not the folder of a fine-tuned model ({error})") from error
     if kind not in ("cloze", "classify"):
         raise CheckpointError(f"{folder}: fine-tuned for {kind}, not for classification; use openglm.load")

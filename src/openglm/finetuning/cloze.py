@@ -7,6 +7,9 @@
 
 A score is what `cloze.predict.label_scores` makes of the candidates' log-probabilities: all of
 them come from one pass that reads Part A once. (Section 7.2 of the published code's description.)
+
+Several patterns (the ensemble of PET, arXiv 2001.07676, in one network): each example of each epoch
+asks by one of them, drawn at random; what is measured is what `cloze.predict` averages over all.
 """
 
 from __future__ import annotations
@@ -198,7 +201,7 @@ class ClozePlan(Plan):
             for split, examples in self.examples.items()
         }
         for split, questions in self.questions.items():
-            note_shortened(self.notes, split, questions)
+            note_shortened(self.notes, split, [question.most_cut for question in questions])
             self.data.append({"name": split, "documents": len(questions), "address": self._address(split)})
         check_labels([question.golds for question in self.questions["train"]], self.labels)
         keys = {split: [_key(question) for question in each] for split, each in self.questions.items()}
@@ -222,8 +225,8 @@ class ClozePlan(Plan):
 
 
 def _key(question: Question) -> bytes:
-    """Equal for equal questions: the text, and the answers where each brings its own."""
-    return question.part_a.tobytes() + repr(question.candidates).encode()
+    """Equal for equal questions: the text, and the answers where each brings its own, in all its ways."""
+    return b"".join(way.part_a.tobytes() + repr(way.candidates).encode() for way in question.ways)
 
 
 class ClozeJob(Job):
@@ -245,18 +248,23 @@ class ClozeJob(Job):
         self._weights = weights_of(
             gold, len(plan.labels), plan.recipe.objective.class_weights if plan.labels else "none"
         )
-        self._epochs = Epochs(len(train), run.batch_size // run.accumulate, seed)
+        self._epochs, self._seed = Epochs(len(train), run.batch_size // run.accumulate, seed), seed
         self.batches = self._epochs.batches
+
+    def asked(self, number: int) -> list[Question]:
+        """The questions of micro-batch `number`, each by the pattern drawn for it in this epoch."""
+        train = self._questions["train"]
+        drawn = np.random.default_rng([self._seed, number // self.batches, 1]).random(len(train))
+        return [train[i].ways[int(drawn[i] * len(train[i].ways))] for i in self._epochs(number)]
 
     def batch(self, number: int) -> ClozeBatch:
         """The questions of micro-batch `number`."""
-        chosen = self._epochs(number)
-        questions = [self._questions["train"][i] for i in chosen]
+        chosen, questions = self._epochs(number), self.asked(number)
         return ClozeBatch.of(questions, self._weights[chosen], self.plan.tokenizer, self.plan.scoring)
 
     def describe(self, number: int) -> str:
         """How large it is."""
-        questions = [self._questions["train"][i] for i in self._epochs(number)]
+        questions = self.asked(number)
         return f"{len(questions)} questions of up to {max(len(question.part_a) for question in questions)} tokens"
 
     def evaluate(self, split: str) -> Evaluation | None:

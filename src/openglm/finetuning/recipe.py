@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..cloze.which import Which, plain, which
 from ..errors import OpenGLMError, TrainingError, suggest
 from ..pretraining.spans import Objectives
 from ..training.optim import OptimizerOptions
@@ -227,7 +228,9 @@ class FinetuneRecipe:
         output: folder of the run.
         task: for cloze and classify: name or path of a task, its values as a mapping (with the
             short forms `pattern` and `label`), or a `cloze.task.Task`.
-        pattern: number of the task's pattern.
+        pattern: which of the task's patterns: a number, several numbers, or "all" (`cloze.which`). With
+            several, each example of each epoch asks by one of them, drawn at random, and what the
+            network says by all of them is averaged.
         optimizer: values of `OptimizerOptions` that win over the defaults (`DEFAULTS`).
         spans: values of `Objectives` for infilling and lm.
     """
@@ -237,7 +240,7 @@ class FinetuneRecipe:
     model: str = "default"
     output: str = ""
     task: Any = None
-    pattern: int = 0
+    pattern: Which = 0
     method: MethodOptions = MethodOptions()
     objective: ObjectiveOptions = ObjectiveOptions()
     run: RunOptions = RunOptions()
@@ -247,6 +250,7 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise TrainingError(f"kind {self.kind!r} is unknown; fine-tuning knows {', '.join(KINDS)}")
+        object.__setattr__(self, "pattern", which(self.pattern))
         if not self.data.train and (self.task is None or isinstance(self.task, Mapping)):
             raise TrainingError("no training data: name a file of examples")
         if self.kind in ("infilling", "lm", "classify") and self.method.name == "prompt":
@@ -278,12 +282,12 @@ class FinetuneRecipe:
                 raise TrainingError(f"unknown section {key!r} in the recipe.{suggest(str(key), known)}")
         if "kind" not in values:
             raise TrainingError(f"the recipe lacks `kind`: one of {', '.join(KINDS)}")
-        plain = {name: values[name] for name in PLAIN if values.get(name) is not None}
+        given = {name: values[name] for name in PLAIN if values.get(name) is not None}
         for name in ("kind", "model", "output"):
-            if name in plain:
-                plain[name] = str(plain[name])
+            if name in given:
+                given[name] = str(given[name])
         parts = {name: section(kind, values.get(name) or {}, name) for name, kind in SECTIONS.items()}
-        return cls(**plain, **parts)
+        return cls(**given, **parts)
 
     @classmethod
     def read(cls, path: Path, settings: Sequence[str] = (), **changes: Any) -> FinetuneRecipe:
@@ -305,12 +309,12 @@ class FinetuneRecipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, ready for YAML or JSON."""
         out: dict[str, Any] = {
-            "kind": self.kind, "model": self.model, "output": self.output, "pattern": self.pattern,
+            "kind": self.kind, "model": self.model, "output": self.output, "pattern": plain(self.pattern),
             "optimizer": dict(self.optimizer), "spans": dict(self.spans),
         }  # fmt: skip
         if self.task is not None:
-            plain = self.task if isinstance(self.task, (str, Path, Mapping)) else self.task.name
-            out["task"] = str(plain) if isinstance(plain, Path) else plain
+            task = self.task if isinstance(self.task, (str, Path, Mapping)) else self.task.name
+            out["task"] = str(task) if isinstance(task, Path) else task
         return out | {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
 
 

@@ -22,6 +22,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.find import find_folder
 from ..checkpoints.native import save_model
 from ..checkpoints.resolve import open_checkpoint
+from ..cloze.which import plain
 from ..errors import TrainingError
 from ..files import write_atomically
 from ..training.card import describe_environment, write_card
@@ -164,7 +165,7 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job,
     job.save_beside(folder)
     model = plain_model(job)
     settings = {
-        "kind": recipe.kind, "pattern": recipe.pattern, "title": plan.title, "method": recipe.method.name,
+        "kind": recipe.kind, "pattern": plain(recipe.pattern), "title": plan.title, "method": recipe.method.name,
         "base_model": recipe.model, "length_penalty": recipe.objective.length_penalty,
         "calibrate": recipe.objective.calibrate,
     }  # fmt: skip

@@ -92,7 +92,10 @@ class Seq2SeqPlan(Plan):
         super().__init__(recipe, checkpoint, tokenizer, room)
         blank = next(kind for kind in PREFERRED if kind in self.config.blanks)
         values = recipe.task if isinstance(recipe.task, Mapping) else {}
-        self.pattern = Pattern.parse(str(values.get("pattern") or f"{{{recipe.data.source}:shorten}}{blank}"))
+        pattern = values.get("pattern") or f"{{{recipe.data.source}:shorten}}{blank}"
+        if not isinstance(pattern, str) or "patterns" in values:
+            raise DataError("sequence-to-sequence examples are asked by one pattern; give one text as `pattern`")
+        self.pattern = Pattern.parse(pattern)
         if not recipe.data.train:
             raise DataError("no training data: name a file of examples")
         self.pairs = {

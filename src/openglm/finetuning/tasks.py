@@ -134,7 +134,7 @@ def class_task_of(recipe: FinetuneRecipe) -> ClassTask:
         labels: tuple[str, ...] = ()
         if "pattern" in values and "verbalizer" in values:
             task = _from_values(values)
-            fields, labels = fields or task.form(recipe.pattern).pattern.fields, task.labels
+            fields, labels = fields or task.fields(recipe.pattern), task.labels
         return ClassTask(
             None,
             fields,
@@ -148,7 +148,7 @@ def class_task_of(recipe: FinetuneRecipe) -> ClassTask:
             f"the examples of {task.name} bring their own answers; a head needs labels that are the same for all"
         )
     derived = set(task.derived)
-    fields = tuple(name for name in task.form(recipe.pattern).pattern.fields if name not in derived)
+    fields = tuple(name for name in task.fields(recipe.pattern) if name not in derived)
     return ClassTask(task, fields, task.label_field, task.labels, task.title or task.name)
 
 
