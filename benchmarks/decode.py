@@ -3,7 +3,8 @@
     python benchmarks/decode.py [--context 256] [--tokens 16] [--threads 2]
 
 Weights are random: speed does not depend on them. Each line of openglm stands beside the
-ceiling measured in the same run, memory for decoding and matrix products for reading.
+ceiling measured in the same run, memory for decoding and matrix products for reading; the
+compiled lines need a C++ compiler.
 Peers: CTranslate2 (a GPT-2 of equal shape; `pip install '.[benchmarks]'`), and what the
 original GLM code does, which keeps hidden states instead of keys and values and projects
 all of them anew for every token.
@@ -27,6 +28,7 @@ from machine import describe, markdown_table
 from openglm import GLMConfig, GLMModel
 from openglm.benchmark import measure
 from openglm.blanks import Markers
+from openglm.infill.memory import Memory, memory_for
 from openglm.quantization import quantize
 
 LARGE = GLMConfig(num_layers=24, hidden_size=1024, num_attention_heads=16, vocab_size=50048, max_sequence_length=1024)
@@ -134,6 +136,21 @@ def ctranslate2_seconds(
 # --- The run ----------------------------------------------------------------------------------
 
 
+def measured(
+    kind: str, model: GLMModel, memory: Memory, contexts: list[int], args: argparse.Namespace
+) -> list[list[str]]:
+    """One line for each measurement of openglm."""
+    return [
+        [
+            f"{kind}, {found.name}", f"{found.milliseconds:.1f}", f"{found.tokens_per_second:.0f}",
+            f"{found.rate / 1e9:.1f} of {found.ceiling / 1e9:.1f} G{found.unit}", f"{found.share:.0%}",
+        ]
+        for found in measure(
+            model, contexts=contexts, batches=args.batches, tokens=args.tokens, markers=MARKERS, eos=EOS, memory=memory
+        )
+    ]  # fmt: skip
+
+
 @torch.inference_mode()
 def main() -> None:
     """Measure and print."""
@@ -173,14 +190,8 @@ def main() -> None:
         elif kind == "int8":
             torch.manual_seed(0)
             model = quantize(GLMModel(config).eval(), kind)
-        for found in measure(
-            model, contexts=contexts, batches=args.batches, tokens=args.tokens, markers=MARKERS, eos=EOS
-        ):
-            unit = f"G{found.unit}"
-            rows.append([
-                f"{kind}, {found.name}", f"{found.milliseconds:.1f}", f"{found.tokens_per_second:.0f}",
-                f"{found.rate / 1e9:.1f} of {found.ceiling / 1e9:.1f} {unit}", f"{found.share:.0%}",
-            ])  # fmt: skip
+        rows += measured(kind, model, memory_for(model, EOS), contexts, args)
+    rows += measured("int8 compiled", model, memory_for(model, EOS, compile=True), contexts, args)
     print(markdown_table(["openglm", "ms", "tokens/s", "rate of ceiling", "share"], rows))
     if peers:
         print()

@@ -27,7 +27,7 @@ from openglm.cache import KVCache
 from openglm.infill.decoding import Answers, Ends, Row
 from openglm.infill.engine import Engine
 from openglm.infill.jobs import move_on
-from openglm.infill.memory import memory_for
+from openglm.infill.memory import Memory, memory_for
 from openglm.infill.options import FillOptions
 from openglm.quantization import quantize
 
@@ -53,10 +53,10 @@ def banned_tokens(model: GLMModel) -> torch.Tensor:
     return banned
 
 
-def fill_all(model: GLMModel, texts: list[Text]) -> tuple[float, list[list[int]]]:
+def fill_all(memory: Memory, texts: list[Text]) -> tuple[float, list[list[int]]]:
     """Seconds for all texts through the engine, and the fills."""
-    options, ends = FillOptions(), Ends((MARKERS.eop, EOS), banned_tokens(model))
-    engine = Engine(memory_for(model, EOS), move_on)
+    options, ends = FillOptions(), Ends((MARKERS.eop, EOS), banned_tokens(memory.model))
+    engine = Engine(memory, move_on)
     begun = time.perf_counter()
     jobs = [
         Answers(
@@ -114,12 +114,13 @@ def main() -> None:
     rows = [["one at a time, float32", f"{single:.2f}", "1.0", ""]]
     numbers, _ = weight_sizes(model)
     projection = model.config.vocab_size * model.config.hidden_size
-    for kind in ("float32", "int8"):
+    for kind in ("float32", "int8", "int8 compiled"):
         if kind == "int8":
             model = quantize(model, kind)
         ceiling = matrix_rate(model)
-        fill_all(model, texts[:8])
-        seconds, fills = fill_all(model, texts)
+        memory = memory_for(model, EOS, compile=kind == "int8 compiled")
+        fill_all(memory, texts[:8])
+        seconds, fills = fill_all(memory, texts)
         if kind == "float32":
             assert fills[: args.single] == alone, "the engine writes other tokens"
         steps = sum(min(len(fill) + 1, MOST) for fill in fills)
