@@ -32,10 +32,9 @@ def logits_of(memory: Memory, lengths: list[int]) -> list[torch.Tensor]:
     return [read, together, memory.step(texts[:1], [(9, lengths[0] // 2, 3)])]
 
 
-@pytest.mark.parametrize("gelu", ["tanh", "erf"])
-def test_a_compiled_int8_network_agrees(gelu: str) -> None:
+def test_a_compiled_int8_network_agrees() -> None:
     torch.manual_seed(1)
-    config = GLMConfig(2, 64, 4, 128, max_sequence_length=192, initializer_range=0.2, gelu=gelu)
+    config = GLMConfig(2, 64, 4, 128, max_sequence_length=192, initializer_range=0.2)
     model = quantize(GLMModel(config).eval(), "int8")
     lengths = [70, 3, 41]
     plain, compiled = (
@@ -50,9 +49,10 @@ def test_a_compiled_int8_network_agrees(gelu: str) -> None:
 def test_each_model_has_graphs_of_its_own() -> None:
     """More models than torch allows graphs for one piece of code."""
     config = GLMConfig(1, 32, 2, 128, max_sequence_length=64)
-    for seed in range(torch._dynamo.config.recompile_limit + 1):
-        torch.manual_seed(seed)
-        model = GLMModel(config).eval()
-        memory = PagedMemory(model, EOS, compile=True)
-        for a, b in zip(logits_of(PagedMemory(model, EOS), [9]), logits_of(memory, [9]), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = GLMModel(config).eval()
+            memory = PagedMemory(model, EOS, compile=True)
+            for a, b in zip(logits_of(PagedMemory(model, EOS), [9]), logits_of(memory, [9]), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
