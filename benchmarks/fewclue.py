@@ -46,10 +46,11 @@ SEEDED = ("head", "cloze")
 # Chosen on the dev files of split 0. The last weights are taken: 32 examples are too few to
 # choose weights by. What is not here is what fine-tuning does by itself.
 LAST: Mapping[str, Any] = {"data": {"dev": []}, "run": {"epochs": 20}}
-BOUNDED: Mapping[str, Any] = {"data": {"dev": []}, "run": {"steps": 150}}  # hundreds of long texts
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("eprstmt", "ocnli", "bustm", "chid", "csl", "cluewsc", "tnews"), LAST),
-    **dict.fromkeys(("csldcp", "iflytek"), BOUNDED),
+    # Hundreds of long texts with many labels: cut short, or each run would take hours.
+    "csldcp": {"data": {"dev": []}, "run": {"steps": 150}},
+    "iflytek": {"data": {"dev": []}, "run": {"steps": 80}},
 }
 PATTERNS: Mapping[str, int | tuple[int, ...]] = {"tnews": (0, 2, 3, 4)}  # all others: the first alone
 REGULARISATION = (1.0, 10.0, 100.0)  # of logistic regression, chosen on the dev file
