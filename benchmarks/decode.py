@@ -1,10 +1,11 @@
 """Reading and decoding at the size of GLM-Large, beside the machine's ceilings and two peers.
 
-    python benchmarks/decode.py [--context 256] [--tokens 16] [--threads 2]
+    python benchmarks/decode.py [--context 256] [--tokens 12] [--rounds 3] [--threads 2]
 
 Weights are random: speed does not depend on them. Each line of openglm stands beside the
-ceiling measured in the same run, memory for decoding and matrix products for reading; the
-compiled lines need a C++ compiler.
+ceiling measured just before, memory for decoding and matrix products for reading. All take turns
+in several rounds, as a machine shared with others is now faster and now slower; the medians are
+shown. The compiled lines need a C++ compiler.
 Peers: CTranslate2 (a GPT-2 of equal shape; `pip install '.[benchmarks]'`), and what the
 original GLM code does, which keeps hidden states instead of keys and values and projects
 all of them anew for every token.
@@ -17,6 +18,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from torch.nn import functional as F
 
 from machine import describe, markdown_table
 from openglm import GLMConfig, GLMModel
-from openglm.benchmark import measure
+from openglm.benchmark import Measured, measure
 from openglm.blanks import Markers
 from openglm.infill.memory import Memory, memory_for
 from openglm.quantization import quantize
@@ -107,10 +109,8 @@ def save_gpt2(folder: Path, config: GLMConfig) -> None:
     spec.save(str(folder))
 
 
-def ctranslate2_seconds(
-    folder: Path, kind: str, context: int, tokens: int, batch: int, threads: int, repeats: int
-) -> float:
-    """Seconds per step after a prompt of `context` tokens: median time of `tokens` steps less that of one."""
+def ctranslate2_seconds(folder: Path, kind: str, context: int, tokens: int, batch: int, threads: int) -> float:
+    """Seconds per step after a prompt of `context` tokens: the time of `tokens` steps less that of one."""
     import ctranslate2
 
     generator = ctranslate2.Generator(
@@ -129,25 +129,34 @@ def ctranslate2_seconds(
         return seconds
 
     run(2)
-    both = [(run(1 + tokens), run(1)) for _ in range(repeats)]
-    return statistics.median(long - short for long, short in both) / tokens
+    return (run(1 + tokens) - run(1)) / tokens
 
 
 # --- The run ----------------------------------------------------------------------------------
 
 
-def measured(
-    kind: str, model: GLMModel, memory: Memory, contexts: list[int], args: argparse.Namespace
-) -> list[list[str]]:
-    """One line for each measurement of openglm."""
+def memories(config: GLMConfig) -> dict[str, Memory]:
+    """Models of one shape in every type, each with a memory of texts."""
+
+    def fresh() -> GLMModel:
+        torch.manual_seed(0)
+        return GLMModel(config).eval()
+
+    rounded = quantize(fresh(), "int8")
+    return {
+        "float32": memory_for(fresh(), EOS),
+        "bfloat16": memory_for(fresh().to(torch.bfloat16), EOS),
+        "int8": memory_for(rounded, EOS),
+        "int8 compiled": memory_for(rounded, EOS, compile=True),
+    }
+
+
+def line(kind: str, runs: list[Measured]) -> list[str]:
+    """The middle one of several measurements, as a line of the table."""
+    found = sorted(runs, key=lambda run: run.milliseconds)[len(runs) // 2]
     return [
-        [
-            f"{kind}, {found.name}", f"{found.milliseconds:.1f}", f"{found.tokens_per_second:.0f}",
-            f"{found.rate / 1e9:.1f} of {found.ceiling / 1e9:.1f} G{found.unit}", f"{found.share:.0%}",
-        ]
-        for found in measure(
-            model, contexts=contexts, batches=args.batches, tokens=args.tokens, markers=MARKERS, eos=EOS, memory=memory
-        )
+        f"{kind}, {found.name}", f"{found.milliseconds:.1f}", f"{found.tokens_per_second:.0f}",
+        f"{found.rate / 1e9:.1f} of {found.ceiling / 1e9:.1f} G{found.unit}", f"{found.share:.0%}",
     ]  # fmt: skip
 
 
@@ -156,46 +165,46 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--context", type=int, default=256, help="tokens of Part A")
-    parser.add_argument("--tokens", type=int, default=16, help="steps to time")
+    parser.add_argument("--tokens", type=int, default=12, help="steps to time")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all take turns")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--layers", type=int, default=LARGE.num_layers, help="fewer, to try the script")
     parser.add_argument("--no-peers", action="store_true", help="openglm alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
     config = dataclasses.replace(LARGE, num_layers=args.layers)
-    model = GLMModel(config).eval()
     print(describe("cpu", args.threads))
     print(f"shape of GLM-Large ({args.layers} layers), {config.num_parameters / 1e6:.0f} M parameters\n")
-    rows: list[list[str]] = []
-    peers: list[list[str]] = []
-    if not args.no_peers:
-        with tempfile.TemporaryDirectory() as temporary:
-            save_gpt2(Path(temporary) / "gpt2", config)
+    ours, runs, peers = memories(config), defaultdict[tuple[str, str], list[Measured]](list), defaultdict(list)
+    contexts = sorted({args.context, min(512, config.max_sequence_length - 1)})
+    plain = ours["float32"].model
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "gpt2"
+        if not args.no_peers:
+            save_gpt2(folder, config)
+        for _ in range(args.rounds):
+            for kind, memory in ours.items():
+                for found in measure(
+                    memory.model, contexts=contexts, batches=args.batches, tokens=args.tokens, markers=MARKERS,
+                    eos=EOS, memory=memory,
+                ):  # fmt: skip
+                    runs[kind, found.name].append(found)
+            if args.no_peers:
+                continue
             for kind in ("float32", "int8"):
                 for batch in args.batches:
-                    seconds = ctranslate2_seconds(
-                        Path(temporary) / "gpt2", kind, args.context, args.tokens, batch, args.threads, 3
-                    )
-                    peers.append(
-                        [f"CTranslate2 {kind}, decode {batch} x 1", f"{1e3 * seconds:.1f}", f"{batch / seconds:.0f}"]
-                    )
-        seconds = original_seconds(model, args.context, max(4, args.tokens // 4))
-        peers.append(["the original's way, float32, decode 1 x 1", f"{1e3 * seconds:.1f}", f"{1 / seconds:.0f}"])
-    contexts = sorted({args.context, min(512, config.max_sequence_length - 1)})
-    for kind in ("float32", "bfloat16", "int8"):
-        if kind == "bfloat16":
-            model = model.to(torch.bfloat16)
-        elif kind == "int8":
-            torch.manual_seed(0)
-            model = quantize(GLMModel(config).eval(), kind)
-        rows += measured(kind, model, memory_for(model, EOS), contexts, args)
-    rows += measured("int8 compiled", model, memory_for(model, EOS, compile=True), contexts, args)
+                    seconds = ctranslate2_seconds(folder, kind, args.context, args.tokens, batch, args.threads)
+                    peers[f"CTranslate2 {kind}, decode {batch} x 1", batch].append(seconds)
+            seconds = original_seconds(plain, args.context, max(4, args.tokens // 4))
+            peers["the original's way, float32, decode 1 x 1", 1].append(seconds)
+    rows = [line(kind, found) for (kind, _), found in runs.items()]
     print(markdown_table(["openglm", "ms", "tokens/s", "rate of ceiling", "share"], rows))
     if peers:
         print()
-        print(markdown_table(["peer", "ms", "tokens/s"], peers))
+        middle = [(name, batch, statistics.median(seconds)) for (name, batch), seconds in peers.items()]
+        lines = [[name, f"{1e3 * seconds:.1f}", f"{batch / seconds:.0f}"] for name, batch, seconds in middle]
+        print(markdown_table(["peer", "ms", "tokens/s"], lines))
 
 
 if __name__ == "__main__":
