@@ -1,9 +1,8 @@
 """The network on a CPU as one compiled graph.
 
 Between the matrix products of a layer lie dozens of small operations. Compiled, those that
-follow each other become one kernel, which saves a fifth of the time of a step and a quarter
-of the time of reading many texts. Products of int8 weights and attention over pages are
-called from the graph as they are.
+follow each other become one kernel (benchmarks/README.md says what that saves). Products of
+int8 weights and attention over pages are called from the graph as they are.
 
 Knows the network and caches; nothing about texts or pages.
 """

@@ -178,22 +178,20 @@ def memory_for(model: GLMModel, pad_id: int, *, compile: bool = False) -> Memory
 
 
 def read_whole(
-    model: GLMModel, layouts: Sequence[Layout], pad_id: int, cache: Cache, hidden_states: HiddenStates | None = None
+    model: GLMModel, layouts: Sequence[Layout], pad_id: int, cache: Cache, hidden_states: HiddenStates
 ) -> Tensor:
     """One pass over whole texts, padded to the longest; the logits after the last token of each, [R, V]."""
     tensors = BatchTensors.of(pad(layouts, pad_id), model.word_embeddings.weight.device)
     plain = bool(tensors.in_part_a.all())
     mask = None if plain else dense_mask(tensors.documents, tensors.in_part_a)
-    compute = hidden_states or model.hidden_states
-    hidden_BSD = compute(tensors.input_ids, tensors.position_ids, mask, cache=cache)
+    hidden_BSD = hidden_states(tensors.input_ids, tensors.position_ids, mask, cache=cache)
     last = (tensors.documents != NO_DOCUMENT).sum(1) - 1
     return model.logits(hidden_BSD[torch.arange(len(layouts), device=last.device), last]).float()
 
 
 def next_logits(
-    model: GLMModel, inputs_R3: Tensor, mask: Tensor | None, cache: Cache, hidden_states: HiddenStates | None = None
+    model: GLMModel, inputs_R3: Tensor, mask: Tensor | None, cache: Cache, hidden_states: HiddenStates
 ) -> Tensor:
     """One pass over one token of each text, [R, 3] ids and positions -> [R, V]."""
-    compute = hidden_states or model.hidden_states
-    hidden = compute(inputs_R3[:, :1], inputs_R3[:, 1:, None], mask, cache=cache)
+    hidden = hidden_states(inputs_R3[:, :1], inputs_R3[:, 1:, None], mask, cache=cache)
     return model.logits(hidden[:, -1]).float()

@@ -96,7 +96,8 @@ class SlotMemory:
 
     def _read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
         slots = [self._take(len(layout)) for layout in layouts]
-        return slots, read_whole(self.model, layouts, self.pad_id, _Fresh(self, slots))
+        cache = _Fresh(self, slots)
+        return slots, read_whole(self.model, layouts, self.pad_id, cache, self.model.hidden_states)
 
     def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
         """As `Memory`."""
@@ -118,7 +119,8 @@ class SlotMemory:
         return logits[torch.tensor(texts, device=self.device)]
 
     def _step(self, placed_C4: Tensor, columns: int) -> Tensor:
-        return next_logits(self.model, placed_C4[:, :3], None, _Next(self, placed_C4[:, 3], columns))
+        cache = _Next(self, placed_C4[:, 3], columns)
+        return next_logits(self.model, placed_C4[:, :3], None, cache, self.model.hidden_states)
 
     def fork(self, text: Any) -> Any:
         """As `Memory`."""

@@ -56,15 +56,18 @@ def open_vocabulary(
     folder: Path,
     name: str,
     *,
-    fix_command_token: bool | None,
-    task_masks: bool,
+    block_symbols: bool,
+    task_mask: bool,
     decoder_mask: bool,
+    fix_command_token: bool | None = None,
     flagai_ids: bool = False,
 ) -> Vocabulary:
     """The vocabulary in a folder.
 
     Args:
         name: the model's.
+        block_symbols, task_mask, decoder_mask: FlagAI's `add_...` options; without the first, the
+            others add nothing.
         fix_command_token: which table of special tokens, Chinese only; None: the one the
             model was trained with, as far as folder or name tell.
         flagai_ids: GPT-2 only: the ids that FlagAI's own code gives, which differ from the model's.
@@ -75,6 +78,7 @@ def open_vocabulary(
     """
     if flagai_ids and not (folder / "merges.txt").is_file():
         raise OptionError("flagai_ids is about GPT-2 vocabularies (GLM-10b-en); this is another")
+    task_masks, decoder_mask = task_mask and block_symbols, decoder_mask and block_symbols
     model = chinese_file(folder)
     if model is not None:
         fix = _trained_with_fixed_table(folder, name) if fix_command_token is None else fix_command_token

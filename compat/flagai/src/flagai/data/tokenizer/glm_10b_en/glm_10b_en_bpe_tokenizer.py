@@ -38,9 +38,9 @@ class GLM10bENBPETokenizer(GLMTokenizer):
         vocabulary = open_vocabulary(
             folder,
             name,
-            fix_command_token=None,
-            task_masks=add_task_mask and add_block_symbols,
-            decoder_mask=add_decoder_mask and add_block_symbols,
+            block_symbols=add_block_symbols,
+            task_mask=add_task_mask,
+            decoder_mask=add_decoder_mask,
         )
         if isinstance(vocabulary, ChineseTokenizer):
             raise TokenizerError(f"{folder}: a Chinese vocabulary; use GLMLargeChTokenizer")

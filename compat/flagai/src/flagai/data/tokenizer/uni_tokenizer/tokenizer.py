@@ -62,9 +62,10 @@ class Tokenizer(GLMTokenizer):
         vocabulary = open_vocabulary(
             folder,
             tokenizer_model_name,
+            block_symbols=add_block_symbols,
+            task_mask=add_task_mask,
+            decoder_mask=add_decoder_mask,
             fix_command_token=fix_command_token,
-            task_masks=add_task_mask and add_block_symbols,
-            decoder_mask=add_decoder_mask and add_block_symbols,
             flagai_ids=flagai_ids,
         )
         return cls(vocabulary, add_block_symbols=add_block_symbols, name=tokenizer_model_name)
