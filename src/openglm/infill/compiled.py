@@ -9,9 +9,7 @@ Knows the network and caches; nothing about texts or pages.
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import threading
 import types
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..model import GLMModel
 from ..quantization import NUMBERED
+from .native import compiler
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -78,7 +77,7 @@ class _Through:
 
 def check_compiler() -> None:
     """Raise OptionError where torch finds no C++ compiler."""
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    name = compiler()
     if shutil.which(name) is None:
         raise OptionError(f"compile on a CPU needs a C++ compiler, and {name} is not installed; set CXX to another one")
 

@@ -109,14 +109,19 @@ class PagedMemory:
     """
 
     def __init__(self, model: GLMModel, pad_id: int, *, compile: bool = False) -> None:
-        from .pages import Pages
+        from .pages import Fresh, Pages, Step
 
         self.model, self.pad_id = model, pad_id
         self._hidden_states: HiddenStates = model.hidden_states
+        self._fresh: Callable[..., Cache] = Fresh
+        self._step: Callable[..., Cache] = Step
         if compile:
+            from . import native
             from .compiled import CompiledStates
 
             self._hidden_states = CompiledStates(model)
+            if native.supports(model.config):
+                self._fresh, self._step = native.NativeFresh, native.NativeStep
         exact = model.word_embeddings.weight.dtype == torch.float32
         self._dtype = torch.float32 if exact else torch.float16
         self.pages = Pages(model.config, self._dtype)
@@ -140,17 +145,14 @@ class PagedMemory:
         return read
 
     def _read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
-        from .pages import Fresh
-
         held = [self.pages.hold(len(layout)) for layout in layouts]
-        cache = Fresh(self.pages, held, max(map(len, layouts)))
+        cache = self._fresh(self.pages, held, max(map(len, layouts)))
         return held, read_whole(self.model, layouts, self.pad_id, cache, self._hidden_states)
 
     def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
         """As `Memory`."""
-        from .pages import Step
-
-        return next_logits(self.model, torch.tensor(inputs), None, Step(self.pages, texts), self._hidden_states)
+        cache = self._step(self.pages, texts)
+        return next_logits(self.model, torch.tensor(inputs), None, cache, self._hidden_states)
 
     def fork(self, text: Any) -> Any:
         """As `Memory`."""

@@ -198,10 +198,8 @@ class Step:
         place = where[:, 1].repeat_interleave(N)
         self._new_keys = ((heads * H + torch.arange(H)) * WIDTH + place[:, None]).view(-1)
         self._new_values = heads[:, 0] * WIDTH + place
-        columns = max(len(each.pages) for each in held)
-        table = np.full((R, columns), NOTHING, np.int32)
-        for row, each in enumerate(held):
-            table[row, : len(each.pages)] = each.pages
+        table = table_of(held)
+        columns = table.shape[1]
         # Which rows each weighted sum adds up: [R, N, pages, H] rows of keys, [R, N, longest] of values.
         page_and_head = (
             torch.from_numpy(table)[:, None, :, None] * N + torch.arange(N, dtype=torch.int32)[:, None, None]
@@ -237,6 +235,14 @@ class Step:
 
     def advance(self, tokens: int) -> None:
         """Nothing to count: `Held` has the lengths."""
+
+
+def table_of(held: Sequence[Held]) -> np.ndarray:
+    """The pages of each text, [texts, columns] int32; `NOTHING` where one has fewer than others."""
+    table = np.full((len(held), max(len(each.pages) for each in held)), NOTHING, np.int32)
+    for row, each in enumerate(held):
+        table[row, : len(each.pages)] = each.pages
+    return table
 
 
 def sums_of_rows(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:

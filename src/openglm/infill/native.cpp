@@ -1,0 +1,214 @@
+// Keys and values in pages (pages.py): filing them, and attention of one new token per text.
+//
+// Pages are read once, from one end to the other, and nothing is written between the two
+// products, so that the memory sets the time. A page of one layer holds
+//
+//     keys   [head, H, WIDTH]      scores[w] = sum over h of q[h] K[h, w]
+//     values [head, WIDTH, H]      mixed[h]  = sum over w of p[w] V[w, h]
+//
+// in float or half; sums are float. H is a multiple of 16. A text's own tokens alone decide
+// what it gets, in whatever company it is read.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t WIDTH = 64;  // tokens of a page
+struct Half { uint16_t bits; };
+
+#if defined(__AVX512F__)
+constexpr int64_t LANES = 16;
+#elif defined(__F16C__)
+constexpr int64_t LANES = 8;
+#else
+constexpr int64_t LANES = 4;
+#endif
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+
+inline Vector all(float x) { return x - Vector{}; }
+
+inline Vector load(const float* from) {
+    Vector x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+inline void store(float* to, const Vector& x) { std::memcpy(to, &x, sizeof x); }
+
+#if defined(__AVX512F__)
+inline Vector load(const Half* from) { return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
+inline void put(Half* to, const Vector& x) { _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)x, 0)); }
+#elif defined(__F16C__)
+inline Vector load(const Half* from) { return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)); }
+inline void put(Half* to, const Vector& x) { _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)x, 0)); }
+#else
+typedef _Float16 Halves __attribute__((vector_size(2 * LANES)));
+inline Vector load(const Half* from) {
+    Halves x;
+    std::memcpy(&x, from, sizeof x);
+    return __builtin_convertvector(x, Vector);
+}
+inline void put(Half* to, const Vector& x) {
+    const Halves halves = __builtin_convertvector(x, Halves);
+    std::memcpy(to, &halves, sizeof halves);
+}
+#endif
+
+inline void store(Half* to, const Vector& x) {
+    const Vector most = all(65504.0f);  // what a half can hold
+    Vector kept = x > most ? most : x;
+    kept = kept < -most ? -most : kept;
+    put(to, kept);
+}
+
+// e^x for x <= 0: 2^n times a polynomial of what is left, to a few units of the last place.
+inline Vector exponential(Vector x) {
+    x = x < all(-87.0f) ? all(-87.0f) : x;
+    const Vector near = x * 1.44269504f - 0.5f;
+    const Integers n = __builtin_convertvector(near, Integers);  // cuts off towards zero, so it rounds
+    const Vector whole = __builtin_convertvector(n, Vector);
+    const Vector rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    Vector sum = all(1.0f / 5040);
+    for (float each : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = sum * rest + each;
+    const Integers power = (n + 127) << 23;
+    return sum * (Vector)power;
+}
+
+template <int N, class T>
+inline void add_rows(const T* rows, int64_t stride, const float* weights, int64_t count, float* sums) {
+    Vector kept[N];
+    for (int i = 0; i < N; i++) kept[i] = load(sums + i * LANES);
+    for (int64_t row = 0; row < count; row++) {
+        const T* from = rows + row * stride;
+        for (int i = 0; i < N; i++) kept[i] += weights[row] * load(from + i * LANES);
+    }
+    for (int i = 0; i < N; i++) store(sums + i * LANES, kept[i]);
+}
+
+// sums[width] += the weighted sum of `count` rows.
+template <class T>
+void add_weighted(const T* rows, int64_t width, const float* weights, int64_t count, float* sums) {
+    int64_t at = 0;
+    for (; width - at >= 64; at += 64) add_rows<64 / LANES>(rows + at, width, weights, count, sums + at);
+    for (; width - at >= LANES; at += LANES) add_rows<1>(rows + at, width, weights, count, sums + at);
+}
+
+// Scores of one head in place to weights; those from `length` on become 0.
+void softmax(float* scores, int64_t length) {
+    const int64_t end = (length + LANES - 1) / LANES * LANES;
+    for (int64_t i = length; i < end; i++) scores[i] = -INFINITY;
+    float top = -INFINITY;
+    for (int64_t i = 0; i < length; i++) top = std::max(top, scores[i]);
+    Vector sums{};
+    for (int64_t i = 0; i < end; i += LANES) {
+        const Vector weights = exponential(load(scores + i) - top);
+        store(scores + i, weights);
+    }
+    for (int64_t i = length; i < end; i++) scores[i] = 0;
+    for (int64_t i = 0; i < end; i += LANES) sums += load(scores + i);
+    float sum = 0;
+    for (int64_t i = 0; i < LANES; i++) sum += sums[i];
+    for (int64_t i = 0; i < end; i += LANES) store(scores + i, load(scores + i) / sum);
+}
+
+// Keys and values [texts, heads, tokens, H], or the like, whose last dimension is dense.
+struct Rows {
+    const float* at;
+    int64_t text, head, token;  // strides
+
+    const float* operator()(int64_t t, int64_t n, int64_t s) const { return at + t * text + n * head + s * token; }
+};
+
+// What a text has: pages, as a row of `table`, and a length.
+struct Texts {
+    const int32_t *table, *lengths;
+    int64_t count, columns, heads, size;  // size: H
+    int64_t threads;
+};
+
+template <class T>
+struct Pages {
+    T *keys, *values;
+    int64_t heads, H;
+
+    T* keys_of(int64_t page, int64_t head) const { return keys + (page * heads + head) * H * WIDTH; }
+    T* values_of(int64_t page, int64_t head) const { return values + (page * heads + head) * H * WIDTH; }
+
+    void file(const int32_t* pages, int64_t head, int64_t token, const float* k, const float* v) const {
+        const int64_t page = pages[token / WIDTH], place = token % WIDTH;
+        T* to = keys_of(page, head) + place;
+        T narrow[LANES];
+        for (int64_t h = 0; h < H; h += LANES) {
+            store(narrow, load(k + h));
+            for (int64_t i = 0; i < LANES; i++) to[(h + i) * WIDTH] = narrow[i];
+            store(values_of(page, head) + place * H + h, load(v + h));
+        }
+    }
+};
+
+template <class T>
+void file(const Texts& texts, const Pages<T>& pages, const Rows& k, const Rows& v) {
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(texts.threads)
+    for (int64_t text = 0; text < texts.count; text++)
+        for (int64_t head = 0; head < texts.heads; head++)
+            for (int64_t token = 0; token < texts.lengths[text]; token++)
+                pages.file(texts.table + text * texts.columns, head, token, k(text, head, token), v(text, head, token));
+}
+
+template <class T>
+void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k, const Rows& v, float* mixed) {
+    const int64_t heads = texts.heads, H = texts.size;
+    const int64_t groups = std::min(heads, texts.threads);  // of heads, which one thread reads page by page
+    const float scale = 1 / std::sqrt((float)H);
+#pragma omp parallel num_threads(texts.threads)
+    {
+        std::vector<float> scores, query(H);
+#pragma omp for schedule(dynamic)
+        for (int64_t unit = 0; unit < texts.count * groups; unit++) {
+            const int64_t text = unit / groups, group = unit % groups;
+            const int64_t first = group * heads / groups, last = (group + 1) * heads / groups;
+            const int32_t* pages = texts.table + text * texts.columns;
+            const int64_t length = texts.lengths[text], used = (length + WIDTH - 1) / WIDTH;
+            float* out = mixed + text * heads * H;
+            scores.assign((last - first) * used * WIDTH, 0);
+            const auto scores_of = [&](int64_t head) { return scores.data() + (head - first) * used * WIDTH; };
+            for (int64_t head = first; head < last; head++)
+                kept.file(pages, head, length - 1, k(text, head, 0), v(text, head, 0));
+            for (int64_t column = 0; column < used; column++)
+                for (int64_t head = first; head < last; head++) {
+                    for (int64_t h = 0; h < H; h++) query[h] = scale * q(text, head, 0)[h];
+                    add_weighted(kept.keys_of(pages[column], head), WIDTH, query.data(), H,
+                                 scores_of(head) + column * WIDTH);
+                }
+            for (int64_t head = first; head < last; head++) softmax(scores_of(head), length);
+            std::fill(out + first * H, out + last * H, 0.0f);
+            for (int64_t column = 0; column < used; column++)
+                for (int64_t head = first; head < last; head++)
+                    add_weighted(kept.values_of(pages[column], head), H, scores_of(head) + column * WIDTH,
+                                 std::min(WIDTH, length - column * WIDTH), out + head * H);
+        }
+    }
+}
+
+}  // namespace
+
+// `step` files the newest token of each text and writes [texts, heads, H] to `mixed`; `file` files all tokens.
+#define FOR_TYPE(NAME, T)                                                                                      \
+    extern "C" void file_##NAME(const Texts* texts, T* keys, T* values, const Rows* k, const Rows* v) {       \
+        file(*texts, Pages<T>{keys, values, texts->heads, texts->size}, *k, *v);                              \
+    }                                                                                                          \
+    extern "C" void step_##NAME(                                                                               \
+        const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, float* mixed     \
+    ) {                                                                                                        \
+        step(*texts, Pages<T>{keys, values, texts->heads, texts->size}, *q, *k, *v, mixed);                   \
+    }
+FOR_TYPE(float32, float)
+FOR_TYPE(float16, Half)

@@ -1,0 +1,182 @@
+"""Attention over pages as a compiled kernel, `native.cpp`: at the speed of the memory.
+
+It is compiled when it is first asked for, which takes a second, and kept in the user's cache
+folder. Where there is none, `pages.py` does the same with operations of torch, in two to four
+times the time.
+
+Knows pages and pointers; nothing about layouts, or how a token is chosen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..attention import attend
+from ..config import GLMConfig
+from ..errors import OptionError
+from .pages import Held, Pages, table_of
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-w")
+# What a processor must have for each of torch's names; without any, conversions of halves would be slow.
+INSTRUCTIONS = {
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"),
+    "AVX2": ("-mavx2", "-mfma", "-mf16c"),
+}
+
+
+def compiler() -> str:
+    """The C++ compiler, as torch's own compiler finds it."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+
+
+def instructions() -> Sequence[str] | None:
+    """Flags for this processor; None where the kernel is not meant to run."""
+    if sys.platform != "linux":
+        return None
+    if platform.machine() == "aarch64":
+        return ()
+    return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability())
+
+
+def supports(config: GLMConfig) -> bool:
+    """Whether there is a kernel for such a model on this machine."""
+    return instructions() is not None and config.hidden_size // config.num_attention_heads % 16 == 0
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm"
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels.
+
+    Raises:
+        OptionError: the compiler refuses.
+    """
+    command = [compiler(), *FLAGS, *(instructions() or ())]
+    try:
+        version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
+        digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), version, *map(str.encode, command)])).hexdigest()[:16]
+        folder = _cache_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return _built(command, folder / f"native-{digest}.so")
+        except OSError:  # a home that cannot be written to
+            with tempfile.TemporaryDirectory() as temporary:
+                return _built(command, Path(temporary) / "native.so")
+    except subprocess.CalledProcessError as error:
+        told = error.stderr.decode(errors="replace").strip().splitlines()
+        raise OptionError(
+            f"compile: {command[0]} cannot compile {SOURCE.name}: {told[0] if told else error}"
+        ) from error
+
+
+def _built(command: Sequence[str], target: Path) -> ctypes.CDLL:
+    if not target.exists():
+        descriptor, made = tempfile.mkstemp(suffix=".so", dir=target.parent)
+        os.close(descriptor)
+        try:
+            subprocess.run([*command, str(SOURCE), "-o", made], capture_output=True, check=True)
+            os.replace(made, target)  # others may be making the same
+        finally:
+            Path(made).unlink(missing_ok=True)
+    return ctypes.CDLL(str(target))
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (("at", ctypes.c_void_p), ("text", ctypes.c_int64), ("head", ctypes.c_int64), ("token", ctypes.c_int64))
+
+
+class _Texts(ctypes.Structure):
+    _fields_ = (
+        ("table", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("count", "columns", "heads", "size", "threads")),
+    )
+
+
+def _rows(x_BNSH: Tensor) -> tuple[_Rows, Tensor]:
+    """As the kernel reads it, and the tensor that must live meanwhile."""
+    x = x_BNSH.float()
+    if x.stride(3) != 1:
+        x = x.contiguous()
+    return _Rows(x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)), x
+
+
+class _Native:
+    """What both caches tell the kernel: which pages texts have, and how long they are."""
+
+    def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
+        self.pages = pages
+        self._table = table_of(held)
+        self._lengths = torch.tensor([each.length for each in held], dtype=torch.int32)
+        self._texts = _Texts(
+            self._table.ctypes.data, self._lengths.data_ptr(), *self._table.shape,
+            pages.heads, pages.head_size, torch.get_num_threads(),
+        )  # fmt: skip
+        self._kind = str(pages.dtype).removeprefix("torch.")
+
+    def _pages(self, layer: int) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+        return (
+            ctypes.c_void_p(self.pages.keys[layer].data_ptr()),
+            ctypes.c_void_p(self.pages.values[layer].data_ptr()),
+        )
+
+    def advance(self, tokens: int) -> None:
+        """Nothing to count: `Held` has the lengths."""
+
+
+class NativeFresh(_Native):
+    """As `Fresh`."""
+
+    def __init__(self, pages: Pages, held: Sequence[Held], longest: int) -> None:
+        super().__init__(pages, held)
+        self._file = library()[f"file_{self._kind}"]
+
+    def attend(
+        self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
+    ) -> Tensor:
+        """As `Cache`; nothing was read before."""
+        (k, _k), (v, _v) = _rows(k_BNSH), _rows(v_BNSH)
+        self._file(ctypes.byref(self._texts), *self._pages(layer), ctypes.byref(k), ctypes.byref(v))
+        return attend(q_BNSH, k_BNSH, v_BNSH, mask)
+
+
+class NativeStep(_Native):
+    """As `Step`."""
+
+    def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
+        for each in held:
+            pages.extend(each)
+        super().__init__(pages, held)
+        self._step = library()[f"step_{self._kind}"]
+
+    def attend(
+        self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
+    ) -> Tensor:
+        """As `Cache`, with S = 1; every text sees all of its own tokens, `mask` is not looked at."""
+        (q, _q), (k, _k), (v, _v) = _rows(q_BNSH), _rows(k_BNSH), _rows(v_BNSH)
+        mixed = torch.empty(q_BNSH.shape)
+        self._step(
+            ctypes.byref(self._texts), *self._pages(layer), ctypes.byref(q), ctypes.byref(k), ctypes.byref(v),
+            ctypes.c_void_p(mixed.data_ptr()),
+        )  # fmt: skip
+        return mixed.to(q_BNSH.dtype)
