@@ -39,8 +39,12 @@ def _int8_product(x: Tensor, number: int, out_features: int) -> Tensor:
 def _attend(q_1NTH: Tensor, k_1NTH: Tensor, v_1NTH: Tensor, layer: int) -> Tensor:
     cache, mask, rows = _running.call
     _, N, T, H = q_1NTH.shape
-    q, k, v = (x[0].transpose(0, 1).view(rows, T // rows, N, H).transpose(1, 2) for x in (q_1NTH, k_1NTH, v_1NTH))
-    mixed_BNSH: Tensor = cache.attend(layer, q, k, v, mask)
+
+    def by_row(x: Tensor) -> Tensor:
+        _, head, token, one = x.stride()
+        return x.as_strided((rows, N, T // rows, H), (T // rows * token, head, token, one))
+
+    mixed_BNSH: Tensor = cache.attend(layer, by_row(q_1NTH), by_row(k_1NTH), by_row(v_1NTH), mask)
     return mixed_BNSH.transpose(1, 2).reshape(1, T, N, H).transpose(1, 2)
 
 

@@ -146,7 +146,7 @@ class PagedMemory:
 
     def _read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
         held = [self.pages.hold(len(layout)) for layout in layouts]
-        cache = self._fresh(self.pages, held, max(map(len, layouts)))
+        cache = self._fresh(self.pages, held, layouts)
         return held, read_whole(self.model, layouts, self.pad_id, cache, self._hidden_states)
 
     def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:

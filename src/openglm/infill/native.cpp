@@ -69,8 +69,9 @@ inline void store(Half* to, const Vector& x) {
     put(to, kept);
 }
 
-// e^x for x <= 0: 2^n times a polynomial of what is left, to a few units of the last place.
+// e^x for x <= 0, which larger ones count as: 2^n times a polynomial of what is left, to a few units of the last place.
 inline Vector exponential(Vector x) {
+    x = x > all(0.0f) ? all(0.0f) : x;
     x = x < all(-87.0f) ? all(-87.0f) : x;
     const Vector near = x * 1.44269504f - 0.5f;
     const Integers n = __builtin_convertvector(near, Integers);  // cuts off towards zero, so it rounds
@@ -82,41 +83,46 @@ inline Vector exponential(Vector x) {
     return sum * (Vector)power;
 }
 
-template <int N, class T>
-inline void add_rows(const T* rows, int64_t stride, const float* weights, int64_t count, float* sums) {
-    Vector kept[N];
-    for (int i = 0; i < N; i++) kept[i] = load(sums + i * LANES);
+// Adds weighted sums of the same `count` rows to Q sums at once, N vectors of each.
+template <int N, int Q, class T>
+inline void add_rows(
+    const T* rows, int64_t width, int64_t count, const float* weights, int64_t between, float* sums, int64_t apart
+) {
+    Vector kept[Q][N];
+    for (int i = 0; i < Q; i++)
+        for (int n = 0; n < N; n++) kept[i][n] = load(sums + i * apart + n * LANES);
     for (int64_t row = 0; row < count; row++) {
-        const T* from = rows + row * stride;
-        for (int i = 0; i < N; i++) kept[i] += weights[row] * load(from + i * LANES);
+        Vector read[N];
+        for (int n = 0; n < N; n++) read[n] = load(rows + row * width + n * LANES);
+        for (int i = 0; i < Q; i++)
+            for (int n = 0; n < N; n++) kept[i][n] += weights[i * between + row] * read[n];
     }
-    for (int i = 0; i < N; i++) store(sums + i * LANES, kept[i]);
+    for (int i = 0; i < Q; i++)
+        for (int n = 0; n < N; n++) store(sums + i * apart + n * LANES, kept[i][n]);
 }
 
-// sums[width] += the weighted sum of `count` rows.
-template <class T>
-void add_weighted(const T* rows, int64_t width, const float* weights, int64_t count, float* sums) {
+// sums[i][width] += weights[i][count] rows[count][width], for Q sums that lie `apart`, their weights `between`.
+template <int Q, class T>
+void add_weighted(
+    const T* rows, int64_t width, int64_t count, const float* weights, int64_t between, float* sums, int64_t apart
+) {
+    constexpr int N = Q == 1 ? 64 / LANES : LANES == 8 ? 2 : 4;  // as many as registers hold
     int64_t at = 0;
-    for (; width - at >= 64; at += 64) add_rows<64 / LANES>(rows + at, width, weights, count, sums + at);
-    for (; width - at >= LANES; at += LANES) add_rows<1>(rows + at, width, weights, count, sums + at);
+    for (; width - at >= N * LANES; at += N * LANES) add_rows<N, Q>(rows + at, width, count, weights, between, sums + at, apart);
+    for (; width - at >= LANES; at += LANES) add_rows<1, Q>(rows + at, width, count, weights, between, sums + at, apart);
 }
 
-// Scores of one head in place to weights; those from `length` on become 0.
-void softmax(float* scores, int64_t length) {
-    const int64_t end = (length + LANES - 1) / LANES * LANES;
-    for (int64_t i = length; i < end; i++) scores[i] = -INFINITY;
-    float top = -INFINITY;
-    for (int64_t i = 0; i < length; i++) top = std::max(top, scores[i]);
+// Scores in place to weights; those from `length` to `end`, a multiple of LANES, become 0.
+void softmax(float* scores, int64_t length, int64_t end) {
+    const int64_t full = (length + LANES - 1) / LANES * LANES;
+    float top = scores[0], sum = 0;
+    for (int64_t i = 1; i < length; i++) top = std::max(top, scores[i]);
+    for (int64_t i = 0; i < full; i += LANES) store(scores + i, exponential(load(scores + i) - top));
+    std::fill(scores + length, scores + end, 0.0f);
     Vector sums{};
-    for (int64_t i = 0; i < end; i += LANES) {
-        const Vector weights = exponential(load(scores + i) - top);
-        store(scores + i, weights);
-    }
-    for (int64_t i = length; i < end; i++) scores[i] = 0;
-    for (int64_t i = 0; i < end; i += LANES) sums += load(scores + i);
-    float sum = 0;
+    for (int64_t i = 0; i < full; i += LANES) sums += load(scores + i);
     for (int64_t i = 0; i < LANES; i++) sum += sums[i];
-    for (int64_t i = 0; i < end; i += LANES) store(scores + i, load(scores + i) / sum);
+    for (int64_t i = 0; i < full; i += LANES) store(scores + i, load(scores + i) / sum);
 }
 
 // Keys and values [texts, heads, tokens, H], or the like, whose last dimension is dense.
@@ -154,19 +160,68 @@ struct Pages {
     }
 };
 
+// Attention of `count` tokens of a text, up to 4, over the pages that hold its first tokens: `visible` for each.
+template <int Q, class T>
+void attend(
+    const Pages<T>& kept, const int32_t* pages, int64_t head, const Rows& q, int64_t text, int64_t token,
+    const int64_t* visible, std::vector<float>& scratch, float* mixed, int64_t apart
+) {
+    const int64_t H = kept.H, most = *std::max_element(visible, visible + Q);
+    const int64_t columns = (most + WIDTH - 1) / WIDTH, between = columns * WIDTH;
+    scratch.assign(Q * (H + between), 0);
+    float *query = scratch.data(), *scores = query + Q * H;
+    const float scale = 1 / std::sqrt((float)H);
+    for (int i = 0; i < Q; i++) {
+        const float* from = q(text, head, token + i);
+        for (int64_t h = 0; h < H; h++) query[i * H + h] = scale * from[h];
+        std::fill_n(mixed + i * apart, H, 0.0f);
+    }
+    for (int64_t column = 0; column < columns; column++)
+        add_weighted<Q>(kept.keys_of(pages[column], head), WIDTH, H, query, H, scores + column * WIDTH, between);
+    for (int i = 0; i < Q; i++) softmax(scores + i * between, visible[i], between);
+    for (int64_t column = 0; column < columns; column++)
+        add_weighted<Q>(kept.values_of(pages[column], head), H, std::min(WIDTH, most - column * WIDTH),
+                        scores + column * WIDTH, between, mixed, apart);
+}
+
 template <class T>
-void file(const Texts& texts, const Pages<T>& pages, const Rows& k, const Rows& v) {
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(texts.threads)
-    for (int64_t text = 0; text < texts.count; text++)
-        for (int64_t head = 0; head < texts.heads; head++)
-            for (int64_t token = 0; token < texts.lengths[text]; token++)
-                pages.file(texts.table + text * texts.columns, head, token, k(text, head, token), v(text, head, token));
+void read(
+    const Texts& texts, const Pages<T>& kept, const int32_t* separators, int64_t longest,
+    const Rows& q, const Rows& k, const Rows& v, float* mixed
+) {
+    const int64_t heads = texts.heads, H = texts.size;
+#pragma omp parallel num_threads(texts.threads)
+    {
+        std::vector<float> scratch;
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int64_t text = 0; text < texts.count; text++)
+            for (int64_t head = 0; head < heads; head++) {
+                const int64_t length = texts.lengths[text], separator = separators[text];
+                const int32_t* pages = texts.table + text * texts.columns;
+                float* out = mixed + (text * longest * heads + head) * H;
+                for (int64_t token = 0; token < length; token++)
+                    kept.file(pages, head, token, k(text, head, token), v(text, head, token));
+                // Part A sees all of itself, Part B all of Part A and what came before.
+                const auto visible = [&](int64_t token) { return std::max(separator, token + 1); };
+                int64_t token = 0;
+                for (; token + 4 <= length; token += 4) {
+                    const int64_t seen[4] = {visible(token), visible(token + 1), visible(token + 2), visible(token + 3)};
+                    attend<4>(kept, pages, head, q, text, token, seen, scratch, out + token * heads * H, heads * H);
+                }
+                for (; token < length; token++) {
+                    const int64_t seen = visible(token);
+                    attend<1>(kept, pages, head, q, text, token, &seen, scratch, out + token * heads * H, heads * H);
+                }
+                for (; token < longest; token++) std::fill_n(out + token * heads * H, H, 0.0f);
+            }
+    }
 }
 
 template <class T>
 void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k, const Rows& v, float* mixed) {
     const int64_t heads = texts.heads, H = texts.size;
-    const int64_t groups = std::min(heads, texts.threads);  // of heads, which one thread reads page by page
+    // A thread reads some heads of a page after the other, all of them where texts are many: longer runs of memory.
+    const int64_t groups = texts.count < 4 * texts.threads ? std::min(heads, texts.threads) : 1;
     const float scale = 1 / std::sqrt((float)H);
 #pragma omp parallel num_threads(texts.threads)
     {
@@ -185,30 +240,32 @@ void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k
             for (int64_t column = 0; column < used; column++)
                 for (int64_t head = first; head < last; head++) {
                     for (int64_t h = 0; h < H; h++) query[h] = scale * q(text, head, 0)[h];
-                    add_weighted(kept.keys_of(pages[column], head), WIDTH, query.data(), H,
-                                 scores_of(head) + column * WIDTH);
+                    add_weighted<1>(kept.keys_of(pages[column], head), WIDTH, H, query.data(), 0,
+                                    scores_of(head) + column * WIDTH, 0);
                 }
-            for (int64_t head = first; head < last; head++) softmax(scores_of(head), length);
+            for (int64_t head = first; head < last; head++) softmax(scores_of(head), length, used * WIDTH);
             std::fill(out + first * H, out + last * H, 0.0f);
             for (int64_t column = 0; column < used; column++)
                 for (int64_t head = first; head < last; head++)
-                    add_weighted(kept.values_of(pages[column], head), H, scores_of(head) + column * WIDTH,
-                                 std::min(WIDTH, length - column * WIDTH), out + head * H);
+                    add_weighted<1>(kept.values_of(pages[column], head), H, std::min(WIDTH, length - column * WIDTH),
+                                    scores_of(head) + column * WIDTH, 0, out + head * H, 0);
         }
     }
 }
 
 }  // namespace
 
-// `step` files the newest token of each text and writes [texts, heads, H] to `mixed`; `file` files all tokens.
-#define FOR_TYPE(NAME, T)                                                                                      \
-    extern "C" void file_##NAME(const Texts* texts, T* keys, T* values, const Rows* k, const Rows* v) {       \
-        file(*texts, Pages<T>{keys, values, texts->heads, texts->size}, *k, *v);                              \
-    }                                                                                                          \
-    extern "C" void step_##NAME(                                                                               \
-        const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, float* mixed     \
-    ) {                                                                                                        \
-        step(*texts, Pages<T>{keys, values, texts->heads, texts->size}, *q, *k, *v, mixed);                   \
+// `read`: all tokens of new texts, `longest` of them with padding; `step`: the newest token of each text.
+// Both file keys and values and write [texts, tokens, heads, H] to `mixed`.
+#define FOR_TYPE(NAME, T)                                                                                             \
+    extern "C" void read_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v,  \
+                                float* mixed, const int32_t* separators, int64_t longest) {                           \
+        const Pages<T> pages{keys, values, texts->heads, texts->size};                                                \
+        read(*texts, pages, separators, longest, *q, *k, *v, mixed);                                                  \
+    }                                                                                                                 \
+    extern "C" void step_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v,  \
+                                float* mixed) {                                                                       \
+        step(*texts, Pages<T>{keys, values, texts->heads, texts->size}, *q, *k, *v, mixed);                           \
     }
 FOR_TYPE(float32, float)
 FOR_TYPE(float16, Half)

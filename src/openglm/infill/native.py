@@ -4,7 +4,7 @@ It is compiled when it is first asked for, which takes a second, and kept in the
 folder. Where there is none, `pages.py` does the same with operations of torch, in two to four
 times the time.
 
-Knows pages and pointers; nothing about layouts, or how a token is chosen.
+Knows pages, pointers and where Part B begins; nothing about how a token is chosen.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..attention import attend
+from ..blanks import Layout
 from ..config import GLMConfig
 from ..errors import OptionError
 from .pages import Held, Pages, table_of
@@ -122,7 +122,9 @@ def _rows(x_BNSH: Tensor) -> tuple[_Rows, Tensor]:
 
 
 class _Native:
-    """What both caches tell the kernel: which pages texts have, and how long they are."""
+    """A cache that hands each layer to the kernel."""
+
+    kernel: str
 
     def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
         self.pages = pages
@@ -132,13 +134,24 @@ class _Native:
             self._table.ctypes.data, self._lengths.data_ptr(), *self._table.shape,
             pages.heads, pages.head_size, torch.get_num_threads(),
         )  # fmt: skip
-        self._kind = str(pages.dtype).removeprefix("torch.")
+        self._attend = library()[f"{self.kernel}_{str(pages.dtype).removeprefix('torch.')}"]
+        self._more: tuple[Any, ...] = ()
 
-    def _pages(self, layer: int) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-        return (
+    def attend(
+        self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
+    ) -> Tensor:
+        """As `Cache`; the kernel knows who sees whom, `mask` is not looked at."""
+        (q, _q), (k, _k), (v, _v) = _rows(q_BNSH), _rows(k_BNSH), _rows(v_BNSH)
+        B, N, S, H = q_BNSH.shape
+        mixed_BSNH = torch.empty(B, S, N, H)
+        self._attend(
+            ctypes.byref(self._texts),
             ctypes.c_void_p(self.pages.keys[layer].data_ptr()),
             ctypes.c_void_p(self.pages.values[layer].data_ptr()),
-        )
+            ctypes.byref(q), ctypes.byref(k), ctypes.byref(v),
+            ctypes.c_void_p(mixed_BSNH.data_ptr()), *self._more,
+        )  # fmt: skip
+        return mixed_BSNH.transpose(1, 2).to(q_BNSH.dtype)
 
     def advance(self, tokens: int) -> None:
         """Nothing to count: `Held` has the lengths."""
@@ -147,36 +160,21 @@ class _Native:
 class NativeFresh(_Native):
     """As `Fresh`."""
 
-    def __init__(self, pages: Pages, held: Sequence[Held], longest: int) -> None:
-        super().__init__(pages, held)
-        self._file = library()[f"file_{self._kind}"]
+    kernel = "read"
 
-    def attend(
-        self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
-    ) -> Tensor:
-        """As `Cache`; nothing was read before."""
-        (k, _k), (v, _v) = _rows(k_BNSH), _rows(v_BNSH)
-        self._file(ctypes.byref(self._texts), *self._pages(layer), ctypes.byref(k), ctypes.byref(v))
-        return attend(q_BNSH, k_BNSH, v_BNSH, mask)
+    def __init__(self, pages: Pages, held: Sequence[Held], layouts: Sequence[Layout]) -> None:
+        super().__init__(pages, held)
+        self._separators = torch.tensor([layout.separator for layout in layouts], dtype=torch.int32)
+        longest = max(len(layout) for layout in layouts)
+        self._more = (ctypes.c_void_p(self._separators.data_ptr()), ctypes.c_int64(longest))
 
 
 class NativeStep(_Native):
     """As `Step`."""
 
+    kernel = "step"
+
     def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
         for each in held:
             pages.extend(each)
         super().__init__(pages, held)
-        self._step = library()[f"step_{self._kind}"]
-
-    def attend(
-        self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
-    ) -> Tensor:
-        """As `Cache`, with S = 1; every text sees all of its own tokens, `mask` is not looked at."""
-        (q, _q), (k, _k), (v, _v) = _rows(q_BNSH), _rows(k_BNSH), _rows(v_BNSH)
-        mixed = torch.empty(q_BNSH.shape)
-        self._step(
-            ctypes.byref(self._texts), *self._pages(layer), ctypes.byref(q), ctypes.byref(k), ctypes.byref(v),
-            ctypes.c_void_p(mixed.data_ptr()),
-        )  # fmt: skip
-        return mixed.to(q_BNSH.dtype)

@@ -12,7 +12,7 @@ Attention of one new token per text is two weighted sums of rows, which is what
 Each sum is over one text's own rows in their order, so a text gets the same numbers alone
 and among others, up to how the matrix products around it are rounded.
 
-Knows pages and shapes; nothing about layouts, or how a token is chosen.
+Knows pages and shapes; nothing about who sees whom, or how a token is chosen.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..attention import attend
+from ..blanks import Layout
 from ..config import GLMConfig
 
 if TYPE_CHECKING:
@@ -154,12 +155,12 @@ class Fresh:
 
     Args:
         held: of each text.
-        longest: S, tokens of the longest; the others are padded at their ends.
+        layouts: of each text; shorter ones are padded at their ends.
     """
 
-    def __init__(self, pages: Pages, held: Sequence[Held], longest: int) -> None:
+    def __init__(self, pages: Pages, held: Sequence[Held], layouts: Sequence[Layout]) -> None:
         self.pages = pages
-        self._spare = -longest % WIDTH
+        self._spare = -max(len(layout) for layout in layouts) % WIDTH
         places = np.arange(WIDTH)
         self._page = torch.tensor([page for each in held for page in each.pages])
         column = np.concatenate([np.arange(len(each.pages)) for each in held])
