@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from openglm.attention import PADDING, attend, block_mask, dense_mask, prefix_mask
+from openglm.attention import PADDING, attend, block_mask, dense_mask, prefix_mask, tokens_seen
 from openglm.batches import NO_DOCUMENT, Batch, pack, pad
 from openglm.blanks import Layout, Markers, blank_out
 from openglm.cache import KVCache
@@ -61,6 +61,15 @@ def test_prefix_mask_is_the_rule(separators: list[int], length: int) -> None:
         for query in range(length):
             for key in range(length):
                 assert mask[b, 0, query, key].item() == (key < separator or key <= query)
+
+
+@given(st.integers(0, 30), st.integers(1, 30))
+def test_tokens_seen_is_the_rule(separator: int, more: int) -> None:
+    """Counted, and always the first ones."""
+    length = separator + more
+    mask = prefix_mask(torch.tensor([separator]), length)[0, 0]
+    seen = torch.from_numpy(tokens_seen(separator, length))
+    assert torch.equal(torch.arange(length) < seen[:, None], mask)
 
 
 def test_padding_means_the_same_in_both_modules() -> None:

@@ -1,4 +1,4 @@
-"""Who sees whom: one rule, as a dense mask and as a FlexAttention block mask.
+"""Who sees whom: one rule, as a dense mask, as a FlexAttention block mask and as counts.
 
 The rule (paper, section 2.1 and figure 2): a token sees the Part A of its own document,
 and every token of its own document that comes no later than itself. Part A therefore
@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -66,6 +67,11 @@ def prefix_mask(separators: Tensor, length: int) -> Tensor:
     index = torch.arange(length, device=separators.device)
     in_part_a = index < separators.reshape(-1, 1)
     return dense_mask(torch.zeros_like(in_part_a, dtype=torch.long), in_part_a)
+
+
+def tokens_seen(separator: int, length: int) -> np.ndarray:
+    """The rule for a lone text given the length of its Part A: a token sees so many of the first ones, [S] int32."""
+    return np.maximum(separator, np.arange(1, length + 1, dtype=np.int32))
 
 
 @functools.cache

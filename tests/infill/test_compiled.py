@@ -42,8 +42,9 @@ def test_a_compiled_int8_network_agrees() -> None:
         logits_of(PagedMemory(model, EOS, compile=True), lengths),
     )
     for a, b in zip(plain, compiled, strict=True):
-        # Sums in another order now and then round a value to the next of 127 steps.
-        assert (a - b).norm() < 0.01 * a.norm()
+        # Sums in another order, and keys in halves while reading, now and then round a value to the next
+        # of 127 steps; rounding to 8 bits at all moves this small network by 0.03.
+        assert (a - b).norm() < 0.02 * a.norm()
 
 
 def test_each_model_has_graphs_of_its_own() -> None:

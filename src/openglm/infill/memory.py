@@ -105,7 +105,7 @@ class PagedMemory:
             on first use; torch keeps their kernels on disk for the next time.
 
     Raises:
-        OptionError: compile, and no C++ compiler.
+        OptionError: compile, and no C++ compiler, or one that refuses.
     """
 
     def __init__(self, model: GLMModel, pad_id: int, *, compile: bool = False) -> None:
@@ -121,6 +121,7 @@ class PagedMemory:
 
             self._hidden_states = CompiledStates(model)
             if native.supports(model.config):
+                native.library()
                 self._fresh, self._step = native.NativeFresh, native.NativeStep
         exact = model.word_embeddings.weight.dtype == torch.float32
         self._dtype = torch.float32 if exact else torch.float16

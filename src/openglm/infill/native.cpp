@@ -1,13 +1,13 @@
-// Keys and values in pages (pages.py): filing them, and attention of one new token per text.
+// Attention over keys and values that lie in pages (pages.py), one text after the other.
 //
-// Pages are read once, from one end to the other, and nothing is written between the two
-// products, so that the memory sets the time. A page of one layer holds
+// A page of one layer holds, in float or half,
 //
 //     keys   [head, H, WIDTH]      scores[w] = sum over h of q[h] K[h, w]
 //     values [head, WIDTH, H]      mixed[h]  = sum over w of p[w] V[w, h]
 //
-// in float or half; sums are float. H is a multiple of 16. A text's own tokens alone decide
-// what it gets, in whatever company it is read.
+// Both are sums of weighted rows, so pages are read from one end to the other, at the speed of
+// the memory. Sums are float; H is a multiple of 16. Tokens of other texts have no part in what
+// a text gets.
 
 #include <algorithm>
 #include <cmath>
@@ -21,7 +21,9 @@
 namespace {
 
 constexpr int64_t WIDTH = 64;  // tokens of a page
-struct Half { uint16_t bits; };
+struct Half {
+    uint16_t bits;
+};
 
 #if defined(__AVX512F__)
 constexpr int64_t LANES = 16;
@@ -69,14 +71,14 @@ inline void store(Half* to, const Vector& x) {
     put(to, kept);
 }
 
-// e^x for x <= 0, which larger ones count as: 2^n times a polynomial of what is left, to a few units of the last place.
+// e^x for x <= 0, which larger ones count as: 2^n times a polynomial of the rest, right to a few units
+// of the last place.
 inline Vector exponential(Vector x) {
     x = x > all(0.0f) ? all(0.0f) : x;
     x = x < all(-87.0f) ? all(-87.0f) : x;
-    const Vector near = x * 1.44269504f - 0.5f;
-    const Integers n = __builtin_convertvector(near, Integers);  // cuts off towards zero, so it rounds
+    const Integers n = __builtin_convertvector(x * 1.44269504f - 0.5f, Integers);  // cut off towards zero: rounded
     const Vector whole = __builtin_convertvector(n, Vector);
-    const Vector rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    const Vector rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
     Vector sum = all(1.0f / 5040);
     for (float each : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = sum * rest + each;
     const Integers power = (n + 127) << 23;
@@ -108,8 +110,10 @@ void add_weighted(
 ) {
     constexpr int N = Q == 1 ? 64 / LANES : LANES == 8 ? 2 : 4;  // as many as registers hold
     int64_t at = 0;
-    for (; width - at >= N * LANES; at += N * LANES) add_rows<N, Q>(rows + at, width, count, weights, between, sums + at, apart);
-    for (; width - at >= LANES; at += LANES) add_rows<1, Q>(rows + at, width, count, weights, between, sums + at, apart);
+    for (; width - at >= N * LANES; at += N * LANES)
+        add_rows<N, Q>(rows + at, width, count, weights, between, sums + at, apart);
+    for (; width - at >= LANES; at += LANES)
+        add_rows<1, Q>(rows + at, width, count, weights, between, sums + at, apart);
 }
 
 // Scores in place to weights; those from `length` to `end`, a multiple of LANES, become 0.
@@ -125,7 +129,7 @@ void softmax(float* scores, int64_t length, int64_t end) {
     for (int64_t i = 0; i < full; i += LANES) store(scores + i, load(scores + i) / sum);
 }
 
-// Keys and values [texts, heads, tokens, H], or the like, whose last dimension is dense.
+// Queries, keys or values, [texts, heads, tokens, H]; the last dimension is dense.
 struct Rows {
     const float* at;
     int64_t text, head, token;  // strides
@@ -160,59 +164,58 @@ struct Pages {
     }
 };
 
-// Attention of `count` tokens of a text, up to 4, over the pages that hold its first tokens: `visible` for each.
+// Attention of Q tokens of a text, each over as many of the first ones as it sees.
 template <int Q, class T>
 void attend(
-    const Pages<T>& kept, const int32_t* pages, int64_t head, const Rows& q, int64_t text, int64_t token,
-    const int64_t* visible, std::vector<float>& scratch, float* mixed, int64_t apart
+    const Pages<T>& kept, const int32_t* pages, int64_t head, const int32_t* seen, const float* const* q,
+    std::vector<float>& scratch, float* mixed, int64_t apart
 ) {
-    const int64_t H = kept.H, most = *std::max_element(visible, visible + Q);
+    const int64_t H = kept.H, most = *std::max_element(seen, seen + Q);
     const int64_t columns = (most + WIDTH - 1) / WIDTH, between = columns * WIDTH;
     scratch.assign(Q * (H + between), 0);
     float *query = scratch.data(), *scores = query + Q * H;
     const float scale = 1 / std::sqrt((float)H);
     for (int i = 0; i < Q; i++) {
-        const float* from = q(text, head, token + i);
-        for (int64_t h = 0; h < H; h++) query[i * H + h] = scale * from[h];
+        for (int64_t h = 0; h < H; h++) query[i * H + h] = scale * q[i][h];
         std::fill_n(mixed + i * apart, H, 0.0f);
     }
     for (int64_t column = 0; column < columns; column++)
         add_weighted<Q>(kept.keys_of(pages[column], head), WIDTH, H, query, H, scores + column * WIDTH, between);
-    for (int i = 0; i < Q; i++) softmax(scores + i * between, visible[i], between);
+    for (int i = 0; i < Q; i++) softmax(scores + i * between, seen[i], between);
     for (int64_t column = 0; column < columns; column++)
         add_weighted<Q>(kept.values_of(pages[column], head), H, std::min(WIDTH, most - column * WIDTH),
                         scores + column * WIDTH, between, mixed, apart);
 }
 
+// seen: [texts, longest].
 template <class T>
 void read(
-    const Texts& texts, const Pages<T>& kept, const int32_t* separators, int64_t longest,
-    const Rows& q, const Rows& k, const Rows& v, float* mixed
+    const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k, const Rows& v, float* mixed,
+    const int32_t* seen, int64_t longest
 ) {
-    const int64_t heads = texts.heads, H = texts.size;
+    const int64_t heads = texts.heads, H = texts.size, apart = heads * H;
 #pragma omp parallel num_threads(texts.threads)
     {
         std::vector<float> scratch;
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t text = 0; text < texts.count; text++)
             for (int64_t head = 0; head < heads; head++) {
-                const int64_t length = texts.lengths[text], separator = separators[text];
-                const int32_t* pages = texts.table + text * texts.columns;
+                const int64_t length = texts.lengths[text];
+                const int32_t *pages = texts.table + text * texts.columns, *sees = seen + text * longest;
                 float* out = mixed + (text * longest * heads + head) * H;
                 for (int64_t token = 0; token < length; token++)
                     kept.file(pages, head, token, k(text, head, token), v(text, head, token));
-                // Part A sees all of itself, Part B all of Part A and what came before.
-                const auto visible = [&](int64_t token) { return std::max(separator, token + 1); };
                 int64_t token = 0;
-                for (; token + 4 <= length; token += 4) {
-                    const int64_t seen[4] = {visible(token), visible(token + 1), visible(token + 2), visible(token + 3)};
-                    attend<4>(kept, pages, head, q, text, token, seen, scratch, out + token * heads * H, heads * H);
+                for (; token + 4 <= length; token += 4) {  // four share what is read
+                    const float* four[4];
+                    for (int i = 0; i < 4; i++) four[i] = q(text, head, token + i);
+                    attend<4>(kept, pages, head, sees + token, four, scratch, out + token * apart, apart);
                 }
                 for (; token < length; token++) {
-                    const int64_t seen = visible(token);
-                    attend<1>(kept, pages, head, q, text, token, &seen, scratch, out + token * heads * H, heads * H);
+                    const float* one = q(text, head, token);
+                    attend<1>(kept, pages, head, sees + token, &one, scratch, out + token * apart, apart);
                 }
-                for (; token < longest; token++) std::fill_n(out + token * heads * H, H, 0.0f);
+                for (; token < longest; token++) std::fill_n(out + token * apart, H, 0.0f);
             }
     }
 }
@@ -220,7 +223,7 @@ void read(
 template <class T>
 void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k, const Rows& v, float* mixed) {
     const int64_t heads = texts.heads, H = texts.size;
-    // A thread reads some heads of a page after the other, all of them where texts are many: longer runs of memory.
+    // A thread reads several heads of a page, one after the other, for longer runs of memory: all where texts are many.
     const int64_t groups = texts.count < 4 * texts.threads ? std::min(heads, texts.threads) : 1;
     const float scale = 1 / std::sqrt((float)H);
 #pragma omp parallel num_threads(texts.threads)
@@ -255,17 +258,18 @@ void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k
 
 }  // namespace
 
-// `read`: all tokens of new texts, `longest` of them with padding; `step`: the newest token of each text.
-// Both file keys and values and write [texts, tokens, heads, H] to `mixed`.
-#define FOR_TYPE(NAME, T)                                                                                             \
-    extern "C" void read_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v,  \
-                                float* mixed, const int32_t* separators, int64_t longest) {                           \
-        const Pages<T> pages{keys, values, texts->heads, texts->size};                                                \
-        read(*texts, pages, separators, longest, *q, *k, *v, mixed);                                                  \
-    }                                                                                                                 \
-    extern "C" void step_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v,  \
-                                float* mixed) {                                                                       \
-        step(*texts, Pages<T>{keys, values, texts->heads, texts->size}, *q, *k, *v, mixed);                           \
+// `read` reads all tokens of new texts, `longest` of each with padding, `step` the newest token of each text.
+// Both file keys and values, and write [texts, tokens, heads, H] to `mixed`.
+#define FOR_TYPE(NAME, T)                                                                                            \
+    extern "C" void read_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, \
+                                float* mixed, const int32_t* seen, int64_t longest) {                                \
+        const Pages<T> pages{keys, values, texts->heads, texts->size};                                               \
+        read(*texts, pages, *q, *k, *v, mixed, seen, longest);                                                       \
+    }                                                                                                                \
+    extern "C" void step_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, \
+                                float* mixed) {                                                                      \
+        const Pages<T> pages{keys, values, texts->heads, texts->size};                                               \
+        step(*texts, pages, *q, *k, *v, mixed);                                                                      \
     }
 FOR_TYPE(float32, float)
 FOR_TYPE(float16, Half)

@@ -4,7 +4,7 @@ It is compiled when it is first asked for, which takes a second, and kept in the
 folder. Where there is none, `pages.py` does the same with operations of torch, in two to four
 times the time.
 
-Knows pages, pointers and where Part B begins; nothing about how a token is chosen.
+Knows pages and pointers; nothing about how a token is chosen.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..attention import tokens_seen
 from ..blanks import Layout
 from ..config import GLMConfig
 from ..errors import OptionError
@@ -74,12 +76,13 @@ def library() -> ctypes.CDLL:
     command = [compiler(), *FLAGS, *(instructions() or ())]
     try:
         version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
-        digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), version, *map(str.encode, command)])).hexdigest()[:16]
+        made_of = [SOURCE.read_bytes(), version, *map(str.encode, [platform.machine(), *command])]
+        digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
         folder = _cache_folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return _built(command, folder / f"native-{digest}.so")
-        except OSError:  # a home that cannot be written to
+        except OSError:  # a home that cannot be written to, or not run from
             with tempfile.TemporaryDirectory() as temporary:
                 return _built(command, Path(temporary) / "native.so")
     except subprocess.CalledProcessError as error:
@@ -129,9 +132,9 @@ class _Native:
     def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
         self.pages = pages
         self._table = table_of(held)
-        self._lengths = torch.tensor([each.length for each in held], dtype=torch.int32)
+        self._lengths = np.array([each.length for each in held], np.int32)
         self._texts = _Texts(
-            self._table.ctypes.data, self._lengths.data_ptr(), *self._table.shape,
+            self._table.ctypes.data, self._lengths.ctypes.data, *self._table.shape,
             pages.heads, pages.head_size, torch.get_num_threads(),
         )  # fmt: skip
         self._attend = library()[f"{self.kernel}_{str(pages.dtype).removeprefix('torch.')}"]
@@ -140,7 +143,7 @@ class _Native:
     def attend(
         self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
     ) -> Tensor:
-        """As `Cache`; the kernel knows who sees whom, `mask` is not looked at."""
+        """As `Cache`; the kernel is told who sees whom, `mask` is not looked at."""
         (q, _q), (k, _k), (v, _v) = _rows(q_BNSH), _rows(k_BNSH), _rows(v_BNSH)
         B, N, S, H = q_BNSH.shape
         mixed_BSNH = torch.empty(B, S, N, H)
@@ -164,9 +167,11 @@ class NativeFresh(_Native):
 
     def __init__(self, pages: Pages, held: Sequence[Held], layouts: Sequence[Layout]) -> None:
         super().__init__(pages, held)
-        self._separators = torch.tensor([layout.separator for layout in layouts], dtype=torch.int32)
         longest = max(len(layout) for layout in layouts)
-        self._more = (ctypes.c_void_p(self._separators.data_ptr()), ctypes.c_int64(longest))
+        self._seen = np.zeros((len(layouts), longest), np.int32)
+        for row, layout in zip(self._seen, layouts, strict=True):
+            row[: len(layout)] = tokens_seen(layout.separator, len(layout))
+        self._more = (ctypes.c_void_p(self._seen.ctypes.data), ctypes.c_int64(longest))
 
 
 class NativeStep(_Native):
