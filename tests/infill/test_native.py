@@ -43,6 +43,19 @@ def queries_keys_values(texts: int, tokens: int, size: int) -> tuple[Tensor, ...
     return torch.randn(texts, tokens, 3, HEADS, size).permute(2, 0, 3, 1, 4).unbind(0)
 
 
+@pytest.fixture(scope="module", params=native.INSTRUCTIONS)
+def processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernel for each kind of processor that this one can stand for."""
+    if request.param == "AVX512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("the processor has no AVX-512")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "instructions", lambda: native.INSTRUCTIONS[request.param])
+        native.library.cache_clear()
+        yield
+    native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("size", [16, 48, 64, 80, 128])
 @torch.inference_mode()

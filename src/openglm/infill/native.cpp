@@ -6,17 +6,16 @@
 //     values [head, WIDTH, H]      mixed[h]  = sum over w of p[w] V[w, h]
 //
 // Both are sums of weighted rows, so pages are read from one end to the other, at the speed of
-// the memory. Sums are float; H is a multiple of 16. Tokens of other texts have no part in what
-// a text gets.
+// the memory. Sums are float, H is a multiple of 16, the processor has AVX2 or AVX-512. Tokens
+// of other texts have no part in what a text gets.
+
+#include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
 
 namespace {
 
@@ -27,10 +26,8 @@ struct Half {
 
 #if defined(__AVX512F__)
 constexpr int64_t LANES = 16;
-#elif defined(__F16C__)
-constexpr int64_t LANES = 8;
 #else
-constexpr int64_t LANES = 4;
+constexpr int64_t LANES = 8;
 #endif
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
@@ -48,20 +45,9 @@ inline void store(float* to, const Vector& x) { std::memcpy(to, &x, sizeof x); }
 #if defined(__AVX512F__)
 inline Vector load(const Half* from) { return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
 inline void put(Half* to, const Vector& x) { _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)x, 0)); }
-#elif defined(__F16C__)
+#else
 inline Vector load(const Half* from) { return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)); }
 inline void put(Half* to, const Vector& x) { _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)x, 0)); }
-#else
-typedef _Float16 Halves __attribute__((vector_size(2 * LANES)));
-inline Vector load(const Half* from) {
-    Halves x;
-    std::memcpy(&x, from, sizeof x);
-    return __builtin_convertvector(x, Vector);
-}
-inline void put(Half* to, const Vector& x) {
-    const Halves halves = __builtin_convertvector(x, Halves);
-    std::memcpy(to, &halves, sizeof halves);
-}
 #endif
 
 inline void store(Half* to, const Vector& x) {

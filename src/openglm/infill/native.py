@@ -13,7 +13,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-w")
-# What a processor must have for each of torch's names; without any, conversions of halves would be slow.
+# By torch's name for what a processor can do.
 INSTRUCTIONS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"),
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
@@ -50,11 +49,7 @@ def compiler() -> str:
 
 def instructions() -> Sequence[str] | None:
     """Flags for this processor; None where the kernel is not meant to run."""
-    if sys.platform != "linux":
-        return None
-    if platform.machine() == "aarch64":
-        return ()
-    return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability())
+    return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability()) if sys.platform == "linux" else None
 
 
 def supports(config: GLMConfig) -> bool:
@@ -76,7 +71,7 @@ def library() -> ctypes.CDLL:
     command = [compiler(), *FLAGS, *(instructions() or ())]
     try:
         version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
-        made_of = [SOURCE.read_bytes(), version, *map(str.encode, [platform.machine(), *command])]
+        made_of = [SOURCE.read_bytes(), version, *map(str.encode, command)]
         digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
         folder = _cache_folder()
         try:

@@ -17,7 +17,7 @@ from ..errors import OptionError
 from .base import REPLACEMENT, SPECIAL_TEXT, in_word
 from .byte_pair_files import BytePairs, read_byte_pairs
 from .sources import Source
-from .spelling import ByteSpelledTokenizer
+from .spelling import UNKNOWN, ByteSpelledTokenizer
 
 # Whose ids `[gMASK]` and `[sMASK]` of the GPT-2 vocabulary get.
 NUMBERINGS = ("thudm", "flagai")
@@ -43,6 +43,9 @@ class _BytePairTokenizer(ByteSpelledTokenizer):
         With `allow_special` a text of white space alone has no tokens, as in the published code.
         """
         return [] if allow_special and not text.strip() else super().encode(text, allow_special=allow_special)
+
+    def _spell(self, token: int) -> bytes:
+        return self._spelling[token] if token < len(self._spelling) else UNKNOWN
 
     def _encode_plain(self, text: str) -> list[int]:
         return list(self._cutter.encode(text, add_special_tokens=False).ids)

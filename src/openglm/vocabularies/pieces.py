@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import TokenizerError
 from .base import REPLACEMENT, Decoder, Tokenizer, checked_id
 from .sources import Source, read_source
-from .spelling import ByteSpelledTokenizer
+from .spelling import UNKNOWN, ByteSpelledTokenizer
 
 SPACE_SIGN = "\u2581"  # SentencePiece writes a space as this sign
 
@@ -61,11 +61,16 @@ class BilingualTokenizer(_SentencePieceTokenizer, ByteSpelledTokenizer):
                 "this SentencePiece model has no byte pieces, so it cannot spell every text; "
                 "train one with `openglm tokenizer train`"
             )
-        self._spelling = [self._spell(i) for i in range(pieces)]
+        self._spelled: dict[int, bytes] = {}  # as they are asked for: spelling all would take longer than a fill
         # The sign that stands for a space cannot stand for itself: spell it in bytes.
         self._literal_sign = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE_SIGN.encode()]
 
-    def _spell(self, piece: int) -> bytes:
+    def _spell(self, token: int) -> bytes:
+        if token not in self._spelled:
+            self._spelled[token] = self._look_up(token) if token < self.num_pieces else UNKNOWN
+        return self._spelled[token]
+
+    def _look_up(self, piece: int) -> bytes:
         if self._processor.is_byte(piece):
             return bytes([int(self._processor.id_to_piece(piece)[1:-1], 16)])
         if self._processor.is_unknown(piece) or self._processor.is_control(piece):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from .base import REPLACEMENT, Decoder, Tokenizer, checked_id
@@ -11,18 +12,14 @@ UNKNOWN = REPLACEMENT.encode()  # the spelling of ids past the vocabulary
 
 
 class ByteSpelledTokenizer(Tokenizer):
-    """Shared by the vocabularies that can spell every text in bytes.
+    """Shared by the vocabularies that can spell every text in bytes."""
 
-    Attributes:
-        _spelling: the bytes of each piece; set by the subclass.
-    """
-
-    _spelling: Sequence[bytes]
+    @abstractmethod
+    def _spell(self, token: int) -> bytes:
+        """The bytes of a piece; `UNKNOWN` for ids past the vocabulary."""
 
     def _decode_plain(self, ids: Sequence[int]) -> str:
-        known = len(self._spelling)
-        spelled = b"".join(self._spelling[i] if i < known else UNKNOWN for i in ids)
-        return spelled.decode("utf-8", errors="replace")
+        return b"".join(map(self._spell, ids)).decode("utf-8", errors="replace")
 
     def decoder(self) -> Decoder:
         """For text that appears token by token; constant work per token."""
@@ -39,8 +36,7 @@ class _ByteDecoder(Decoder):
         token = checked_id(token)
         if token in self._bytes._text_of:
             return self._utf8.decode(b"", final=True) + self._bytes._text_of[token]
-        spelling = self._bytes._spelling
-        return self._utf8.decode(spelling[token] if token < len(spelling) else UNKNOWN)
+        return self._utf8.decode(self._bytes._spell(token))
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)
