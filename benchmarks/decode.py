@@ -1,6 +1,6 @@
 """Reading and decoding at the size of GLM-Large, beside the machine's ceilings and two peers.
 
-    python benchmarks/decode.py [--context 256] [--tokens 12] [--rounds 3] [--threads 2]
+    python benchmarks/decode.py [--kinds int8 "int8 compiled"] [--context 256] [--rounds 3] [--threads 2]
 
 Weights are random: speed does not depend on them. Each line of openglm stands beside the
 ceiling measured just before, memory for decoding and matrix products for reading. All take turns
@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,21 +136,17 @@ def ctranslate2_seconds(folder: Path, kind: str, context: int, tokens: int, batc
 # --- The run ----------------------------------------------------------------------------------
 
 
-def memories(config: GLMConfig) -> dict[str, Memory]:
-    """Models of one shape in every type, each with a memory of texts."""
+KINDS = ("float32", "float32 compiled", "bfloat16", "int8", "int8 compiled")
 
-    def fresh() -> GLMModel:
+
+def memories(config: GLMConfig, kinds: Sequence[str]) -> dict[str, Memory]:
+    """Models of one shape in several types, each with a memory of texts."""
+    models: dict[str, GLMModel] = {}
+    for dtype in dict.fromkeys(kind.split()[0] for kind in kinds):
         torch.manual_seed(0)
-        return GLMModel(config).eval()
-
-    plain, rounded = fresh(), quantize(fresh(), "int8")
-    return {
-        "float32": memory_for(plain, EOS),
-        "float32 compiled": memory_for(plain, EOS, compile=True),
-        "bfloat16": memory_for(fresh().to(torch.bfloat16), EOS),
-        "int8": memory_for(rounded, EOS),
-        "int8 compiled": memory_for(rounded, EOS, compile=True),
-    }
+        model = GLMModel(config).eval()
+        models[dtype] = quantize(model, dtype) if dtype == "int8" else model.to(getattr(torch, dtype))
+    return {kind: memory_for(models[kind.split()[0]], EOS, compile=kind.endswith("compiled")) for kind in kinds}
 
 
 def line(kind: str, runs: list[Measured]) -> list[str]:
@@ -166,6 +163,7 @@ def line(kind: str, runs: list[Measured]) -> list[str]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--context", type=int, default=256, help="tokens of Part A")
     parser.add_argument("--tokens", type=int, default=12, help="steps to time")
     parser.add_argument("--rounds", type=int, default=3, help="rounds in which all take turns")
@@ -178,27 +176,29 @@ def main() -> None:
     config = dataclasses.replace(LARGE, num_layers=args.layers)
     print(describe("cpu", args.threads))
     print(f"shape of GLM-Large ({args.layers} layers), {config.num_parameters / 1e6:.0f} M parameters\n")
-    ours, runs, peers = memories(config), defaultdict[tuple[str, str], list[Measured]](list), defaultdict(list)
-    contexts = sorted({args.context, min(512, config.max_sequence_length - 1)})
-    plain = ours["float32"].model
+    ours = memories(config, args.kinds)
+    runs, peers = defaultdict[tuple[str, str], list[Measured]](list), defaultdict(list)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "gpt2"
         if not args.no_peers:
             save_gpt2(folder, config)
         for _ in range(args.rounds):
             for kind, memory in ours.items():
-                for found in measure(
-                    memory.model, contexts=contexts, batches=args.batches, tokens=args.tokens, markers=MARKERS,
-                    eos=EOS, memory=memory,
-                ):  # fmt: skip
-                    runs[kind, found.name].append(found)
+                for context, batches in ((args.context, args.batches), (512, [1])):
+                    for found in measure(
+                        memory.model, contexts=[context], batches=batches, tokens=args.tokens, markers=MARKERS,
+                        eos=EOS, memory=memory,
+                    ):  # fmt: skip
+                        runs[kind, found.name].append(found)
             if args.no_peers:
                 continue
-            for kind in ("float32", "int8"):
+            for kind in dict.fromkeys(memory.model.quantized or "float32" for memory in ours.values()):
                 for batch in args.batches:
                     seconds = ctranslate2_seconds(folder, kind, args.context, args.tokens, batch, args.threads)
                     peers[f"CTranslate2 {kind}, decode {batch} x 1", batch].append(seconds)
-            seconds = original_seconds(plain, args.context, max(4, args.tokens // 4))
+            if "float32" not in ours:
+                continue
+            seconds = original_seconds(ours["float32"].model, args.context, max(4, args.tokens // 4))
             peers["the original's way, float32, decode 1 x 1", 1].append(seconds)
     rows = [line(kind, found) for (kind, _), found in runs.items()]
     print(markdown_table(["openglm", "ms", "tokens/s", "rate of ceiling", "share"], rows))
