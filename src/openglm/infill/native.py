@@ -1,7 +1,7 @@
 """Attention over pages as a compiled kernel, `native.cpp`: at the speed of the memory.
 
 It is compiled when it is first asked for, which takes a second, and kept in the user's cache
-folder. Where there is none, `pages.py` does the same with operations of torch, in two to four
+folder. Where there is none, `pages.py` does the same with operations of torch, in up to four
 times the time.
 
 Knows pages and pointers; nothing about how a token is chosen.
