@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .options import add_model_options, model_options
+from .options import add_model_options, load_model
 
 
 def _numbers(text: str) -> list[int]:
@@ -41,11 +41,10 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ..benchmark import measure, weight_sizes
-    from ..infill.infiller import load
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    infiller = load(args.model, **model_options(args))
+    infiller = load_model(args)
     model, tokenizer = infiller.model, infiller.tokenizer
     kind = model.quantized or str(model.word_embeddings.weight.dtype).removeprefix("torch.")
     if not args.json:

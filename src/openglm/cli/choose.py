@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import DataError, InputError, OptionError
 from .fill import open_bytes
-from .options import add_model_options, model_options
+from .options import add_model_options, load_model
 
 if TYPE_CHECKING:
     from ..infill.infiller import Infiller
@@ -84,9 +84,8 @@ def run(args: argparse.Namespace) -> int:
     from ..cloze.predict import Scoring
 
     Scoring(args.normalize, args.length_penalty)  # wrong options are reported before a model is loaded
-    from ..infill.infiller import load
 
-    infiller = load(args.model, **model_options(args))
+    infiller = load_model(args)
     if from_file:
         return _rank_file(args, infiller, choices, options)
     ranked = infiller.choose(args.text, choices, **options)[: args.top]

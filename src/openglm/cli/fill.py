@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, OpenGLMError, OptionError
-from .options import add_decoding_options, add_model_options, decoding_options, model_options
+from .options import add_decoding_options, add_model_options, decoding_options, load_model
 
 if TYPE_CHECKING:
     from ..infill.infiller import Infiller
@@ -67,9 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
     options = decoding_options(args)
     FillOptions(**options)  # wrong options are reported before a model is loaded
-    from ..infill.infiller import load
 
-    infiller = load(args.model, **model_options(args))
+    infiller = load_model(args)
     if from_file or args.texts == ["-"]:
         return _fill_many(args, infiller, options)
     for text in args.texts:

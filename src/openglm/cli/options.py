@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..infill.infiller import Infiller
 
 
 def _lengths(text: str) -> int | list[int]:
@@ -37,6 +41,24 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments for `load`, beside the name."""
     return {"device": args.device, "dtype": args.dtype, "quantize": args.quantize, "compile": args.compile}
+
+
+def load_model(args: argparse.Namespace) -> Infiller:
+    """`openglm.load` with these options.
+
+    What is imported and read at the start stays, so the garbage collector, which would look
+    through all of it several times, rests meanwhile.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        from ..infill.infiller import load
+
+        return load(args.model, **model_options(args))
+    finally:
+        if collecting:
+            gc.freeze()
+            gc.enable()
 
 
 DECODING: dict[str, tuple[Callable[[str], Any], str, str]] = {

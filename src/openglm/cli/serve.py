@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OpenGLMError, OptionError
-from .options import add_model_options, model_options
+from .options import add_model_options, load_model
 
 if TYPE_CHECKING:
     from ..serve.settings import Limits
@@ -92,13 +92,12 @@ def _serve(args: argparse.Namespace, listening: socket.socket, name: str, limits
         print(f"openglm: note: anyone who reaches {args.host} may use this server; set a key", file=sys.stderr)
     import torch
 
-    from ..infill.infiller import load
     from ..serve import server
     from ..serve.app import build_app
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    app = build_app(load(args.model, **model_options(args)), settings)
+    app = build_app(load_model(args), settings)
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"openglm: {name} at http://{host}:{listening.getsockname()[1]} (API at /docs)", file=sys.stderr, flush=True)
     return server.run(app, listening)
