@@ -28,6 +28,7 @@ from ..attention import tokens_seen
 from ..blanks import Layout
 from ..config import GLMConfig
 from ..errors import OptionError
+from ..files import replacing
 from .pages import Held, Pages, table_of
 
 if TYPE_CHECKING:
@@ -73,10 +74,8 @@ def library() -> ctypes.CDLL:
         version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
         made_of = [SOURCE.read_bytes(), version, *map(str.encode, command)]
         digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
-        folder = _cache_folder()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return _built(command, folder / f"native-{digest}.so")
+            return _built(command, _cache_folder() / f"native-{digest}.so")
         except OSError:  # a home that cannot be written to, or not run from
             with tempfile.TemporaryDirectory() as temporary:
                 return _built(command, Path(temporary) / "native.so")
@@ -89,13 +88,8 @@ def library() -> ctypes.CDLL:
 
 def _built(command: Sequence[str], target: Path) -> ctypes.CDLL:
     if not target.exists():
-        descriptor, made = tempfile.mkstemp(suffix=".so", dir=target.parent)
-        os.close(descriptor)
-        try:
-            subprocess.run([*command, str(SOURCE), "-o", made], capture_output=True, check=True)
-            os.replace(made, target)  # others may be making the same
-        finally:
-            Path(made).unlink(missing_ok=True)
+        with replacing(target) as part:  # others may be making the same
+            subprocess.run([*command, str(SOURCE), "-o", str(part)], capture_output=True, check=True)
     return ctypes.CDLL(str(target))
 
 
