@@ -214,7 +214,7 @@ void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k
     const float scale = 1 / std::sqrt((float)H);
 #pragma omp parallel num_threads(texts.threads)
     {
-        std::vector<float> scores, query(H);
+        std::vector<float> scores, queries;
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < texts.count * groups; unit++) {
             const int64_t text = unit / groups, group = unit % groups;
@@ -224,14 +224,16 @@ void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k
             float* out = mixed + text * heads * H;
             scores.assign((last - first) * used * WIDTH, 0);
             const auto scores_of = [&](int64_t head) { return scores.data() + (head - first) * used * WIDTH; };
-            for (int64_t head = first; head < last; head++)
+            queries.resize((last - first) * H);
+            for (int64_t head = first; head < last; head++) {
                 kept.file(pages, head, length - 1, k(text, head, 0), v(text, head, 0));
+                const float* from = q(text, head, 0);
+                for (int64_t h = 0; h < H; h++) queries[(head - first) * H + h] = scale * from[h];
+            }
             for (int64_t column = 0; column < used; column++)
-                for (int64_t head = first; head < last; head++) {
-                    for (int64_t h = 0; h < H; h++) query[h] = scale * q(text, head, 0)[h];
-                    add_weighted<1>(kept.keys_of(pages[column], head), WIDTH, H, query.data(), 0,
+                for (int64_t head = first; head < last; head++)
+                    add_weighted<1>(kept.keys_of(pages[column], head), WIDTH, H, &queries[(head - first) * H], 0,
                                     scores_of(head) + column * WIDTH, 0);
-                }
             for (int64_t head = first; head < last; head++) softmax(scores_of(head), length, used * WIDTH);
             std::fill(out + first * H, out + last * H, 0.0f);
             for (int64_t column = 0; column < used; column++)
