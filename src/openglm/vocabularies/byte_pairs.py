@@ -17,7 +17,7 @@ from ..errors import OptionError
 from .base import REPLACEMENT, SPECIAL_TEXT, in_word
 from .byte_pair_files import BytePairs, read_byte_pairs
 from .sources import Source
-from .spelling import UNKNOWN, ByteSpelledTokenizer
+from .spelling import ByteSpelledTokenizer
 
 # Whose ids `[gMASK]` and `[sMASK]` of the GPT-2 vocabulary get.
 NUMBERINGS = ("thudm", "flagai")
@@ -44,8 +44,8 @@ class _BytePairTokenizer(ByteSpelledTokenizer):
         """
         return [] if allow_special and not text.strip() else super().encode(text, allow_special=allow_special)
 
-    def _spell(self, token: int) -> bytes:
-        return self._spelling[token] if token < len(self._spelling) else UNKNOWN
+    def _bytes_of(self, piece: int) -> bytes:
+        return self._spelling[piece]
 
     def _encode_plain(self, text: str) -> list[int]:
         return list(self._cutter.encode(text, add_special_tokens=False).ids)

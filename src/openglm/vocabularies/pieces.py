@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import TokenizerError
 from .base import REPLACEMENT, Decoder, Tokenizer, checked_id
 from .sources import Source, read_source
-from .spelling import UNKNOWN, ByteSpelledTokenizer
+from .spelling import ByteSpelledTokenizer
 
 SPACE_SIGN = "\u2581"  # SentencePiece writes a space as this sign
 
@@ -65,10 +65,10 @@ class BilingualTokenizer(_SentencePieceTokenizer, ByteSpelledTokenizer):
         # The sign that stands for a space cannot stand for itself: spell it in bytes.
         self._literal_sign = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE_SIGN.encode()]
 
-    def _spell(self, token: int) -> bytes:
-        if token not in self._spelled:
-            self._spelled[token] = self._look_up(token) if token < self.num_pieces else UNKNOWN
-        return self._spelled[token]
+    def _bytes_of(self, piece: int) -> bytes:
+        if piece not in self._spelled:
+            self._spelled[piece] = self._look_up(piece)
+        return self._spelled[piece]
 
     def _look_up(self, piece: int) -> bytes:
         if self._processor.is_byte(piece):

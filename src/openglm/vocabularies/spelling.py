@@ -14,9 +14,17 @@ UNKNOWN = REPLACEMENT.encode()  # the spelling of ids past the vocabulary
 class ByteSpelledTokenizer(Tokenizer):
     """Shared by the vocabularies that can spell every text in bytes."""
 
+    @property
     @abstractmethod
+    def num_pieces(self) -> int:
+        """Pieces of the vocabulary."""
+
+    @abstractmethod
+    def _bytes_of(self, piece: int) -> bytes:
+        """The bytes of a piece."""
+
     def _spell(self, token: int) -> bytes:
-        """The bytes of a piece; `UNKNOWN` for ids past the vocabulary."""
+        return self._bytes_of(token) if token < self.num_pieces else UNKNOWN
 
     def _decode_plain(self, ids: Sequence[int]) -> str:
         return b"".join(map(self._spell, ids)).decode("utf-8", errors="replace")
