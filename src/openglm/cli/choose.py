@@ -84,7 +84,6 @@ def run(args: argparse.Namespace) -> int:
     from ..cloze.predict import Scoring
 
     Scoring(args.normalize, args.length_penalty)  # wrong options are reported before a model is loaded
-
     infiller = load_model(args)
     if from_file:
         return _rank_file(args, infiller, choices, options)
