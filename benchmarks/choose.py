@@ -18,17 +18,17 @@ import numpy as np
 import torch
 
 from machine import describe, markdown_table, median_seconds, seconds_of
-from openglm.attention import dense_mask
 from openglm.batches import pad
 from openglm.blanks import Layout, lay_out
 from openglm.checkpoints.resolve import open_model
-from openglm.cloze.candidates import grouped
-from openglm.cloze.examples import Example
-from openglm.cloze.predict import TOKENS_AT_ONCE, predict
-from openglm.cloze.question import Question
-from openglm.cloze.task import Task
-from openglm.cloze.tree import tree_of
-from openglm.model import GLMModel
+from openglm.network.attention import dense_mask
+from openglm.network.model import GLMModel
+from openglm.scoring.candidates import grouped
+from openglm.scoring.predict import TOKENS_AT_ONCE, predict
+from openglm.scoring.question import Question
+from openglm.scoring.tree import tree_of
+from openglm.tasks.examples import Example
+from openglm.tasks.task import Task
 from openglm.tensors import BatchTensors
 from openglm.tokenizer import Tokenizer
 

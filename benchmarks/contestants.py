@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import openglm
 from openglm import GLMConfig, GLMModel
-from openglm.pretraining.samples import SampleMaker
-from openglm.pretraining.spans import Objectives
-from openglm.pretraining.stream import BatchStream, Source, TrainingBatch
+from openglm.data.samples import SampleMaker
+from openglm.data.spans import Objectives
+from openglm.data.stream import BatchStream, Source, TrainingBatch
 from openglm.tokenizer import load_tokenizer
 from openglm.training.loop import compile_layers
 from openglm.training.optim import OptimizerOptions, build_optimizers, clip_gradients

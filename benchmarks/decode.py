@@ -29,10 +29,10 @@ from torch.nn import functional as F
 
 from machine import describe, markdown_table
 from openglm import GLMConfig, GLMModel
-from openglm.benchmark import Measured, measure
 from openglm.blanks import Markers
-from openglm.infill.memory import Memory, memory_for
-from openglm.quantization import quantize
+from openglm.engine.memory import Memory, memory_for
+from openglm.evaluation.speed import Measured, measure
+from openglm.network.quantization import quantize
 
 LARGE = GLMConfig(num_layers=24, hidden_size=1024, num_attention_heads=16, vocab_size=50048, max_sequence_length=1024)
 MARKERS, EOS = Markers(sop=50006, eop=50007), 50000

@@ -38,13 +38,13 @@ from ngram import CONTENT_LENGTH, WORD, Floats, Ids, Trigram, WordBaselines, Wor
 from openglm.batches import Batch
 from openglm.blanks import BlankedText, BlankKind, Layout, fills_of, put_back
 from openglm.checkpoints.native import load_model
+from openglm.data.corpus import documents
+from openglm.data.shards import Shard
+from openglm.data.stream import OBJECTIVE_NAMES, Source
 from openglm.errors import DataError, OpenGLMError
-from openglm.model import GLMModel
-from openglm.pretraining.corpus import documents
-from openglm.pretraining.shards import Shard
-from openglm.pretraining.stream import OBJECTIVE_NAMES, Source
+from openglm.network.model import GLMModel
+from openglm.pretraining.evaluate import validation_batches
 from openglm.tokenizer import Tokenizer, load_tokenizer
-from openglm.training.evaluate import validation_batches
 from openglm.training.step import forward_losses
 
 LANGUAGES = {"zh": "Chinese", "en": "English"}

@@ -29,9 +29,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openglm.cloze.examples import Example
-from openglm.cloze.task import Task
-from openglm.cloze.which import plain
 from openglm.evaluation import cloze_tasks
 from openglm.evaluation.fewshot import few_shot
 from openglm.evaluation.models import Model
@@ -39,6 +36,9 @@ from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile, combine, identity
 from openglm.evaluation.tables import markdown
 from openglm.infill.infiller import Infiller, load
+from openglm.tasks.examples import Example
+from openglm.tasks.task import Task
+from openglm.tasks.which import plain
 
 TASKS = ("eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "chid", "csl", "cluewsc")
 METHODS = ("zero-shot", "zero-shot, calibrated", "tf-idf", "head", "cloze")

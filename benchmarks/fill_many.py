@@ -20,16 +20,17 @@ import torch
 
 from decode import EOS, LARGE, MARKERS
 from machine import describe, markdown_table
-from openglm import GLMModel, products
-from openglm.benchmark import matrix_rate, weight_sizes
+from openglm import GLMModel
 from openglm.blanks import Writer, lay_out
-from openglm.cache import KVCache
-from openglm.infill.decoding import Answers, Ends, Row
-from openglm.infill.engine import Engine
-from openglm.infill.jobs import move_on
-from openglm.infill.memory import Memory, memory_for
-from openglm.infill.options import FillOptions
-from openglm.quantization import quantize
+from openglm.engine.decoding import Answers, Ends, Row
+from openglm.engine.engine import Engine
+from openglm.engine.jobs import move_on
+from openglm.engine.memory import Memory, memory_for
+from openglm.engine.options import FillOptions
+from openglm.evaluation.speed import matrix_rate, weight_sizes
+from openglm.network import products
+from openglm.network.cache import KVCache
+from openglm.network.quantization import quantize
 
 MOST = 4  # tokens of a fill
 Text = tuple[np.ndarray, int]  # Part A and where its blank is

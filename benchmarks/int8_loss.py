@@ -17,13 +17,13 @@ import torch
 
 from machine import markdown_table
 from openglm import GLMModel
-from openglm.attention import dense_mask
 from openglm.checkpoints.resolve import open_model
-from openglm.pretraining.shards import Shard
-from openglm.pretraining.stream import OBJECTIVE_NAMES, Source
-from openglm.quantization import quantize
+from openglm.data.shards import Shard
+from openglm.data.stream import OBJECTIVE_NAMES, Source
+from openglm.network.attention import dense_mask
+from openglm.network.quantization import quantize
+from openglm.pretraining.evaluate import validation_batches
 from openglm.tensors import BatchTensors
-from openglm.training.evaluate import validation_batches
 
 
 @torch.inference_mode()

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openglm.data.corpus import documents
 from openglm.errors import DataError
-from openglm.pretraining.corpus import documents
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from machine import markdown_table
-from openglm.pretraining.samples import OBJECTIVE_NAMES, SampleMaker
-from openglm.pretraining.shards import Shard
-from openglm.pretraining.spans import Objectives
-from openglm.pretraining.stream import BatchStream, Source
+from openglm.data.samples import OBJECTIVE_NAMES, SampleMaker
+from openglm.data.shards import Shard
+from openglm.data.spans import Objectives
+from openglm.data.stream import BatchStream, Source
 from openglm.tokenizer import Tokenizer, load_tokenizer
 
 

@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openglm.cloze.examples import read_examples
 from openglm.evaluation.catalogue import entry
 from openglm.evaluation.generation import bleu, mean_length, rouge
 from openglm.evaluation.measure import measure
@@ -31,6 +30,7 @@ from openglm.evaluation.results import Result, ResultFile
 from openglm.evaluation.tables import markdown
 from openglm.finetuning import FinetuneRecipe, run
 from openglm.infill.infiller import load
+from openglm.tasks.examples import read_examples
 
 TRAIN = 900  # of the 1000 abstracts of the dev file; the others choose the weights
 NAMES = ("rouge1", "rouge2", "rougeL", "bleu", "length")

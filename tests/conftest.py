@@ -11,10 +11,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from openglm.config import GLMConfig
-from openglm.model import GLMModel
+from openglm.data.shards import Shard
+from openglm.data.stream import Source
+from openglm.data.tokenizer_training import train_vocabulary
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
-from openglm.tokenizer_training import train_vocabulary
 
 REFERENCE_VARIABLE = "OPENGLM_REFERENCE"
 
@@ -131,3 +133,24 @@ def tiny_model(tiny_config: GLMConfig) -> GLMModel:
     model = GLMModel(tiny_config).eval().requires_grad_(False)
     torch.set_rng_state(state)
     return model
+
+
+@pytest.fixture(scope="session")
+def documents(text_lines: list[str]) -> list[str]:
+    return ["\n".join(text_lines[i : i + 1 + i % 9]) for i in range(0, 300, 5)]
+
+
+@pytest.fixture(scope="session")
+def source(tokenizer: BilingualTokenizer, documents: list[str]) -> Source:
+    ids = [np.array(tokenizer.encode(text)) for text in documents]
+    return Source("text", Shard.from_documents(ids, tokenizer), 1.0)
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without a picture: drawing one takes longer than training a tiny model."""
+
+    def draw_nothing(log: Path, output: Path, *, title: str | None = None) -> None:
+        assert log.exists()
+
+    monkeypatch.setattr("openglm.pretraining.pretrainer.draw_curves", draw_nothing)

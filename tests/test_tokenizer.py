@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.blanks import BlankKind
+from openglm.data.tokenizer_training import train_vocabulary
 from openglm.errors import DataError, OptionError, TokenizerError
 from openglm.tokenizer import CONFIG_FILE, MODEL_FILE, SPECIAL_TEXT, BilingualTokenizer, load_tokenizer
-from openglm.tokenizer_training import train_vocabulary
 
 NAMES = [name for name in SPECIAL_TEXT if name in (*BilingualTokenizer.NAMES, "pad")]
 

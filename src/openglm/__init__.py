@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .blanks import BlankedText, BlankKind
-    from .config import GLMConfig
     from .errors import OpenGLMError
     from .infill.infiller import Infiller, load
     from .infill.results import Fill, Filled, Piece, Scored
-    from .model import GLMModel
+    from .network.config import GLMConfig
+    from .network.model import GLMModel
     from .tokenizer import (
         BertTokenizer,
         BilingualTokenizer,
@@ -39,8 +39,8 @@ _HOME = {
     "ChineseTokenizer": "tokenizer",
     "Fill": "infill.results",
     "Filled": "infill.results",
-    "GLMConfig": "config",
-    "GLMModel": "model",
+    "GLMConfig": "network.config",
+    "GLMModel": "network.model",
     "GPT2Tokenizer": "tokenizer",
     "Infiller": "infill.infiller",
     "OpenGLMError": "errors",

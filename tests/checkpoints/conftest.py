@@ -12,7 +12,7 @@ import sentencepiece
 import torch
 from huggingface_hub import constants
 
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import openglm
-from openglm.attention import prefix_mask
 from openglm.checkpoints import convert as module
 from openglm.checkpoints import published
 from openglm.checkpoints.convert import convert
@@ -21,7 +20,8 @@ from openglm.checkpoints.native import save_model
 from openglm.checkpoints.published import PublishedModel
 from openglm.checkpoints.resolve import WRITE, open_checkpoint
 from openglm.errors import CheckpointError, OptionError, TokenizerError
-from openglm.model import GLMModel
+from openglm.network.attention import prefix_mask
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer, ChineseTokenizer
 
 TEXT = "老师[MASK]走到了市场。"

@@ -21,7 +21,7 @@ from openglm.checkpoints.native import save_model
 from openglm.checkpoints.published import PublishedModel
 from openglm.cli.main import main
 from openglm.errors import ModelNotFoundError
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 from .hub_stand_in import Hub, Repository, serving

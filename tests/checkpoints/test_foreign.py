@@ -16,7 +16,7 @@ from openglm.checkpoints.resolve import open_checkpoint
 from openglm.checkpoints.safetensors_files import write_files
 from openglm.checkpoints.weights import TensorInfo
 from openglm.errors import CheckpointError, ConfigError, TokenizerError
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 
 from .conftest import flagai_values
 

@@ -19,8 +19,8 @@ from openglm.checkpoints.formats import HUGGINGFACE, OPENGLM, THUDM
 from openglm.checkpoints.native import save_model
 from openglm.checkpoints.safetensors_files import shards_of
 from openglm.checkpoints.weights import TensorInfo
-from openglm.config import GLMConfig
-from openglm.model import GLMModel
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")

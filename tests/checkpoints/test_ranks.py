@@ -12,7 +12,7 @@ from torch import Tensor
 from openglm.checkpoints.ranks import RanksJoined, check_divisible, cut_of, divide, join, piece_info
 from openglm.checkpoints.weights import TensorInfo, Weights
 from openglm.errors import CheckpointError, OptionError
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 
 
 class Held(Weights):

@@ -15,7 +15,7 @@ from openglm.checkpoints.formats import THUDM, detect
 from openglm.checkpoints.ranks import divide
 from openglm.checkpoints.resolve import open_checkpoint
 from openglm.errors import CheckpointError, ConfigError
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 
 HEADS = 4
 

@@ -12,7 +12,7 @@ import openglm
 from openglm.checkpoints.formats import FORMATS
 from openglm.checkpoints.native import save_model
 from openglm.cli.main import main
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 

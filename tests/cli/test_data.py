@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from openglm.cli.main import main
-from openglm.pretraining.shards import Shard
+from openglm.data.shards import Shard
 from openglm.tokenizer import BilingualTokenizer, load_tokenizer
 
 
@@ -125,7 +125,7 @@ def test_wrong_input(
 def test_interrupted_and_repeated(
     corpus: Path, vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from openglm.pretraining import shards
+    from openglm.data import shards
 
     monkeypatch.setattr(shards, "BATCH_CHARACTERS", 500)
     command = ["data", "prepare", str(corpus), "--field", "body", "--tokenizer", vocabulary, "--workers", "1"]

@@ -14,7 +14,7 @@ import pytest
 
 from openglm.checkpoints.native import save_model
 from openglm.cli.main import main
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 

@@ -14,7 +14,7 @@ from openglm.cli.finetune import add_arguments, read_recipe
 from openglm.cli.main import main
 from openglm.finetuning import FinetuneRecipe
 from openglm.finetuning.tasks import task_of
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 PATTERN = "{sentence:shorten} That is [MASK]."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from openglm.infill.infiller import Infiller
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 

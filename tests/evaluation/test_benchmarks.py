@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 
 from openglm.checkpoints.native import save_model
-from openglm.cloze.parts import Figure
-from openglm.cloze.task import Task
 from openglm.evaluation.results import Result
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
+from openglm.tasks.parts import Figure
+from openglm.tasks.task import Task
 from openglm.tokenizer import BilingualTokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

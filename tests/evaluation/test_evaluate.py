@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from openglm.checkpoints.native import save_model
-from openglm.cloze.predict import predict
-from openglm.cloze.task import Task
 from openglm.errors import DataError, OpenGLMError, OptionError
 from openglm.evaluation.evaluate import evaluate, names, targets
 from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile
 from openglm.infill.infiller import Infiller
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
+from openglm.scoring.predict import predict
+from openglm.tasks.task import Task
 from openglm.tokenizer import BilingualTokenizer
 
 TASK = """

@@ -139,7 +139,7 @@ def test_bad_input(infiller: Infiller) -> None:
 def test_a_blank_the_model_was_not_trained_with(infiller: Infiller) -> None:
     import dataclasses
 
-    from openglm.model import GLMModel
+    from openglm.network.model import GLMModel
 
     config = dataclasses.replace(infiller.model.config, blanks=("[MASK]",))
     other = Infiller(GLMModel(config), infiller.tokenizer)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from openglm.cloze.parts import Figure
 from openglm.errors import DataError
 from openglm.evaluation.results import Result, ResultFile, combine, read_results
 from openglm.evaluation.tables import markdown, render, value_of
+from openglm.tasks.parts import Figure
 
 FIGURE = Figure("Somebody", "few-shot", "accuracy", 73.72, "a paper")
 RESULT = Result(

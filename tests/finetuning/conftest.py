@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from openglm.checkpoints.native import save_model
-from openglm.config import GLMConfig
 from openglm.finetuning import FinetuneRecipe
-from openglm.model import GLMModel
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 TASK = {

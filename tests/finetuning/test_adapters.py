@@ -19,7 +19,7 @@ from openglm.finetuning.adapters import (
     merge,
     save_adapter,
 )
-from openglm.model import GLMModel, Linear
+from openglm.network.model import GLMModel, Linear
 
 IDS = torch.tensor([[5, 9, 12, 40, 7]])
 

@@ -13,7 +13,7 @@ from openglm.finetuning import load_classifier, run
 from openglm.finetuning.classify import class_metrics, encode_text
 from openglm.finetuning.heads import HeadModel, TextBatch, load_head
 from openglm.finetuning.runs import prepare
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 from .conftest import TASK, Make, examples, write_lines

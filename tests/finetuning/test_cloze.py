@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from openglm.attention import dense_mask
 from openglm.batches import pad
 from openglm.blanks import lay_out
-from openglm.cloze.predict import Scoring, predict
 from openglm.finetuning import FinetuneRecipe, load_classifier, run
 from openglm.finetuning.cloze import ClozeBatch, ClozeJob, question_losses
 from openglm.finetuning.jobs import Epochs, confusion_of, weights_of
@@ -22,6 +20,8 @@ from openglm.finetuning.methods import count, trained
 from openglm.finetuning.recipe import ObjectiveOptions
 from openglm.finetuning.runs import prepare
 from openglm.finetuning.tuner import fresh_job
+from openglm.network.attention import dense_mask
+from openglm.scoring.predict import Scoring, predict
 from openglm.tensors import BatchTensors
 
 from .conftest import TASK, Make, examples, write_lines

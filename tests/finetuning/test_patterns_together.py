@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from openglm.cloze.predict import predict
 from openglm.errors import DataError, OptionError, TrainingError
 from openglm.finetuning import FinetuneRecipe, load_classifier, run
 from openglm.finetuning.cloze import ClozeJob
 from openglm.finetuning.runs import prepare
 from openglm.finetuning.tuner import fresh_job
+from openglm.scoring.predict import predict
 
 from .conftest import TASK, Make
 

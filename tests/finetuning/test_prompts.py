@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from openglm.attention import dense_mask
-from openglm.cloze.question import Context, Question
 from openglm.errors import CheckpointError, OptionError
 from openglm.finetuning.prompts import (
     ENCODERS,
@@ -24,7 +22,9 @@ from openglm.finetuning.prompts import (
     save_prompt,
     with_prompt,
 )
-from openglm.model import GLMModel
+from openglm.network.attention import dense_mask
+from openglm.network.model import GLMModel
+from openglm.scoring.question import Context, Question
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -19,8 +19,8 @@ from openglm.finetuning.jobs import Evaluation
 from openglm.finetuning.runs import prepare
 from openglm.finetuning.selection import Selection
 from openglm.finetuning.tuner import Surroundings, Tuner
+from openglm.reporting.report import read_log
 from openglm.training.parallel import Processes
-from openglm.training.report import read_log
 from openglm.training.state import states
 
 from .conftest import Make

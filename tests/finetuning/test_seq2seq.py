@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from openglm.attention import dense_mask
 from openglm.blanks import fills_of
 from openglm.errors import DataError
 from openglm.finetuning import Measure, run
 from openglm.finetuning.runs import prepare
 from openglm.finetuning.seq2seq import Seq2SeqJob, Seq2SeqPlan, by_length
 from openglm.finetuning.tuner import fresh_job
+from openglm.network.attention import dense_mask
 
 from .conftest import Make, write_lines
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openglm.blanks import BlankedText, BlankKind, Writer, lay_out
-from openglm.config import GLMConfig
+from openglm.engine.decoding import Ends
 from openglm.errors import ContextLengthError, InputError, OptionError, UnsupportedBlankError
-from openglm.infill.decoding import Ends
 from openglm.infill.infiller import Infiller
 from openglm.infill.prompt import build_prompt
 from openglm.infill.results import Filled
-from openglm.model import GLMModel
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 TEXTS = [
@@ -41,7 +41,7 @@ def tokens(result: object) -> list[list[int]]:
 @torch.inference_mode()
 def true_logprob(infiller: Infiller, text: str, fills: list[list[int]], reasons: list[str]) -> float:
     """Log-probability of fills by one forward pass over the whole layout: an independent account."""
-    from openglm.attention import prefix_mask
+    from openglm.network.attention import prefix_mask
 
     prompt = build_prompt(text, infiller.tokenizer, infiller.model.config)
     layout = lay_out(prompt.part_a, prompt.blank_positions, [np.array(f, np.int64) for f in fills],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from openglm.infill.decoding import Answers
+from openglm.engine.decoding import Answers
 from openglm.infill.infiller import Infiller
 from openglm.infill.request import Request
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
 TEXT = "the [MASK] bridge，老师[MASK]。"

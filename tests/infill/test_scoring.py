@@ -13,7 +13,7 @@ from openglm.checkpoints.resolve import open_checkpoint
 from openglm.cli.main import main
 from openglm.errors import ContextLengthError, InputError, OptionError
 from openglm.infill.infiller import Infiller
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer, ChineseTokenizer
 
 from .test_infiller import true_logprob

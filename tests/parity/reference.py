@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from openglm.config import GLMConfig
-from openglm.model import GLMModel
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 
 TOLERANCE = 5e-5  # largest difference allowed between two float32 logits
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from openglm.attention import prefix_mask
 from openglm.checkpoints.checkpoint import Checkpoint
 from openglm.checkpoints.convert import convert
 from openglm.checkpoints.formats import FLAGAI, FORMATS, HUGGINGFACE, OPENGLM, THUDM
 from openglm.checkpoints.published import SPECIAL_TOKENS
 from openglm.checkpoints.resolve import open_checkpoint
-from openglm.config import GLMConfig
-from openglm.model import GLMModel
+from openglm.network.attention import prefix_mask
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 
 from .reference import MODELS, TOLERANCE, Recorded, load
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from openglm.checkpoints.resolve import open_checkpoint
-from openglm.cloze.candidates import CandidateBatch
-from openglm.cloze.examples import Example
-from openglm.cloze.predict import Scoring, label_scores, predict
-from openglm.cloze.question import Question
-from openglm.cloze.task import Task
-from openglm.cloze.transforms import prepared
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
+from openglm.scoring.candidates import CandidateBatch
+from openglm.scoring.predict import Scoring, label_scores, predict
+from openglm.scoring.question import Question
+from openglm.tasks.examples import Example
+from openglm.tasks.task import Task
+from openglm.tasks.transforms import prepared
 from openglm.tokenizer import ChineseTokenizer, GPT2Tokenizer, Tokenizer
 
 BLANK = 50003

@@ -12,14 +12,14 @@ import torch
 
 from openglm.blanks import Markers, Writer, lay_out
 from openglm.checkpoints.resolve import open_checkpoint
-from openglm.infill.decoding import Answers, Ends, Row
-from openglm.infill.engine import Engine
+from openglm.engine.decoding import Answers, Ends, Row
+from openglm.engine.engine import Engine
+from openglm.engine.jobs import move_on
+from openglm.engine.memory import memory_for
+from openglm.engine.options import FillOptions
 from openglm.infill.infiller import Infiller
-from openglm.infill.jobs import move_on
-from openglm.infill.memory import memory_for
-from openglm.infill.options import FillOptions
 from openglm.infill.prompt import build_prompt
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.tokenizer import ChineseTokenizer
 
 MARKERS = Markers(sop=50006, eop=50007)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from openglm.attention import prefix_mask
-from openglm.cache import KVCache
-from openglm.config import GLMConfig
 from openglm.errors import OptionError
-from openglm.model import GLMModel
+from openglm.network.attention import prefix_mask
+from openglm.network.cache import KVCache
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 
 from .reference import MODELS, TOLERANCE, Recorded, load
 

@@ -15,17 +15,10 @@ import pytest
 from numpy.random import Generator
 
 from openglm.blanks import BlankKind, Layout, Layouts, fills_of, put_back
+from openglm.data.samples import OBJECTIVE_NAMES, Blanked, SampleMaker, Windows
+from openglm.data.shards import Shard
+from openglm.data.spans import MAX_SPAN, Objectives, draw_lengths, place_spans, sentence_spans, token_spans
 from openglm.errors import OptionError
-from openglm.pretraining.samples import OBJECTIVE_NAMES, Blanked, SampleMaker, Windows
-from openglm.pretraining.shards import Shard
-from openglm.pretraining.spans import (
-    MAX_SPAN,
-    Objectives,
-    draw_lengths,
-    place_spans,
-    sentence_spans,
-    token_spans,
-)
 from openglm.tokenizer import BilingualTokenizer, ChineseTokenizer
 
 DRAWS = 4000

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from openglm.infill.infiller import Infiller
-from openglm.model import GLMModel
+from openglm.network.model import GLMModel
 from openglm.serve.app import build_app
 from openglm.serve.server import Server, bind
 from openglm.serve.service import Service

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from openglm.pretraining.stream import Source
+from openglm.data.stream import Source
+from openglm.pretraining.pretrainer import Trainer
+from openglm.pretraining.recipe import Recipe
+from openglm.reporting.report import read_log
 from openglm.tokenizer import Tokenizer
 from openglm.training.parallel import Processes
-from openglm.training.pretrainer import Trainer
-from openglm.training.recipe import Recipe
-from openglm.training.report import read_log
 
 # What a log says about time, which no two runs share.
 OF_TIME = ("tokens_per_second", "share_of_peak")

@@ -16,9 +16,9 @@ import yaml
 
 from openglm.checkpoints.native import load_model
 from openglm.cli.main import main
+from openglm.data.shards import Shard, prepare
+from openglm.data.stream import Source
 from openglm.errors import TrainingError
-from openglm.pretraining.shards import Shard, prepare
-from openglm.pretraining.stream import Source
 from openglm.tokenizer import BilingualTokenizer
 from openglm.training.parallel import Processes
 from openglm.training.state import states
@@ -131,7 +131,7 @@ def test_processes_that_find_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_process_needs_no_machinery() -> None:
     """Training alone does not import what only several processes need."""
     code = (
-        "import sys, openglm.training.pretrainer\n"
+        "import sys, openglm.pretraining.pretrainer\n"
         "heavy = [n for n in ('torch.distributed.fsdp', 'torch.distributed.tensor',\n"
         "                     'torch.distributed.checkpoint', 'torch._dynamo',\n"
         "                     'matplotlib', 'tensorboardX', 'pyarrow', 'fsspec') if n in sys.modules]\n"

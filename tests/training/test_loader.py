@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from openglm.data.stream import Source
 from openglm.errors import DataError, OpenGLMError, TrainingError
-from openglm.pretraining.stream import Source
+from openglm.pretraining.pretrainer import MicroBatches
+from openglm.pretraining.recipe import Recipe
 from openglm.tokenizer import BilingualTokenizer
 from openglm.training.loader import Numbers, draw
-from openglm.training.pretrainer import MicroBatches
-from openglm.training.recipe import Recipe
 
 from .runs import recipe_values
 

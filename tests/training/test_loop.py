@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 from openglm.checkpoints.native import load_model
+from openglm.data.shards import Shard
+from openglm.data.stream import OBJECTIVE_NAMES, Source
 from openglm.errors import TrainingError
-from openglm.model import GLMModel
-from openglm.pretraining.shards import Shard
-from openglm.pretraining.stream import OBJECTIVE_NAMES, Source
+from openglm.network.model import GLMModel
+from openglm.pretraining.evaluate import Evaluator, validation_losses
+from openglm.pretraining.pretrainer import Trainer, notes_on
+from openglm.pretraining.recipe import Recipe
 from openglm.tokenizer import BilingualTokenizer, load_tokenizer
-from openglm.training.evaluate import Evaluator, validation_losses
 from openglm.training.guard import IN_A_ROW
 from openglm.training.loop import compile_layers, dropout_seed
 from openglm.training.parallel import Processes
-from openglm.training.pretrainer import Trainer, notes_on
-from openglm.training.recipe import Recipe
 from openglm.training.state import states
 from openglm.training.step import LossModule
 
@@ -219,7 +219,7 @@ def test_a_spike_is_left_out(
     tokenizer: BilingualTokenizer, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("openglm.training.guard.WINDOW", 4)
-    monkeypatch.setattr("openglm.training.pretrainer.LossModule", lambda *args: Spoilt(LossModule(*args), {6}))
+    monkeypatch.setattr("openglm.pretraining.pretrainer.LossModule", lambda *args: Spoilt(LossModule(*args), {6}))
     weights: list[dict[str, torch.Tensor]] = []
     trainer = trainer_for(recipe_values(steps=8, log_every=2), tokenizer, source, tmp_path)
     original = trainer.loop._update

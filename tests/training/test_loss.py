@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from openglm.attention import dense_mask
-from openglm.model import GLMModel
-from openglm.pretraining.samples import SampleMaker
-from openglm.pretraining.spans import Objectives
-from openglm.pretraining.stream import OBJECTIVE_NAMES, BatchStream, Source
+from openglm.data.samples import SampleMaker
+from openglm.data.spans import Objectives
+from openglm.data.stream import OBJECTIVE_NAMES, BatchStream, Source
+from openglm.network.attention import dense_mask
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 from openglm.training.loss import ROWS_AT_ONCE, linear_cross_entropy
 from openglm.training.step import LossModule, StepBatch, forward_losses

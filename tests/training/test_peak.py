@@ -8,9 +8,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from openglm.attention import dense_mask
-from openglm.config import GLMConfig
-from openglm.model import GLMModel
+from openglm.network.attention import dense_mask
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.training.loss import linear_cross_entropy
 from openglm.training.peak import matrix_rate, training_flops
 

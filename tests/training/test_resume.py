@@ -16,12 +16,12 @@ import pytest
 import torch
 import yaml
 
+from openglm.data.stream import Source
 from openglm.errors import TrainingError
-from openglm.pretraining.stream import Source
+from openglm.pretraining.pretrainer import Trainer
+from openglm.reporting.report import read_log
 from openglm.tokenizer import BilingualTokenizer
 from openglm.training.guard import Guard
-from openglm.training.pretrainer import Trainer
-from openglm.training.report import read_log
 from openglm.training.state import LOCK, states
 
 from .runs import logged, recipe_values, trainer_for

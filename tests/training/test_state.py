@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from openglm.config import GLMConfig
 from openglm.errors import TrainingError
-from openglm.model import GLMModel
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.training import state_formats
 from openglm.training.optim import OptimizerOptions, build_optimizers
 from openglm.training.parallel import Processes

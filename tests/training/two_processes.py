@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 import torch
 
+from openglm.data.shards import Shard
+from openglm.data.stream import Source
 from openglm.errors import TrainingError
-from openglm.pretraining.shards import Shard
-from openglm.pretraining.stream import Source
+from openglm.pretraining.pretrainer import Trainer
+from openglm.pretraining.recipe import Recipe
 from openglm.tokenizer import load_tokenizer
 from openglm.training.muon import Muon
 from openglm.training.parallel import Processes
-from openglm.training.pretrainer import Trainer
-from openglm.training.recipe import Recipe
 from openglm.training.state import states
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openglm.config import GLMConfig
+from openglm.data.tokenise import encode_documents
 from openglm.errors import ContextLengthError, UnsupportedBlankError
 from openglm.infill.infiller import Infiller
-from openglm.model import GLMModel
-from openglm.pretraining.tokenise import encode_documents
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.tokenizer import BertTokenizer, Tokenizer
 
 TEXTS = [

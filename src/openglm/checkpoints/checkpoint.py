@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import quantization
-from ..config import GLMConfig
 from ..errors import CheckpointError
-from ..model import GLMModel
+from ..network import quantization
+from ..network.config import GLMConfig
+from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .safetensors_files import SHARD_BYTES
 from .vocabulary import Vocabulary, open_tokenizer

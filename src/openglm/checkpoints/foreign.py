@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..config import BLANK_KINDS, GLMConfig
 from ..errors import CheckpointError, ConfigError, OptionError
 from ..files import replacing
+from ..network.config import BLANK_KINDS, GLMConfig
 from .checkpoint import Outgoing
 from .formats import weight_files
 from .pickles import PickleFile, PickleWriter

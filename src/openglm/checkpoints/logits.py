@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attention import prefix_mask
-from ..config import GLMConfig
-from ..model import GLMModel
+from ..network.attention import prefix_mask
+from ..network.config import GLMConfig
+from ..network.model import GLMModel
 from .weights import Passing, Weights
 
 LENGTH = 24  # tokens of Part A and one span of Part B

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ..config import GLMConfig
 from ..errors import CheckpointError, ConfigError, OptionError
 from ..files import write_atomically
-from ..model import GLMModel
+from ..network.config import GLMConfig
+from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .checkpoint import Checkpoint, Outgoing, check_weights
 from .formats import CONFIG_FILE, OPENGLM, read_json, weight_files

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..config import GLMConfig
+from ..network.config import GLMConfig
 
 ALL_BLANKS = ("[MASK]", "[sMASK]", "[gMASK]")
 MASK_ONLY = ("[MASK]",)

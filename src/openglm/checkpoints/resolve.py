@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..model import GLMModel
+from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .checkpoint import Checkpoint, Outgoing
 from .find import find_folder

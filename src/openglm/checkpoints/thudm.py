@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import BLANK_KINDS, GLMConfig
 from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
+from ..network.config import BLANK_KINDS, GLMConfig
 from .checkpoint import Checkpoint, Outgoing, check_weights
 from .foreign import DROPOUTS, config_values, write_pieces
 from .formats import CONFIG_FILE, RANK_FILE, THUDM, TRACKER_FILES, rank_files, rank_folder, read_json

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError("--tokens and --threads must be at least 1")
     import torch
 
-    from ..benchmark import measure, weight_sizes
+    from ..evaluation.speed import measure, weight_sizes
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)

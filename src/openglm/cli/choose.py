@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if not choices:
         raise OptionError("no answers to choose from; give --choice once per answer, or --choices FILE")
     options = {name: getattr(args, name) for name in ("normalize", "length_penalty", "calibrate", "ends", "truncate")}
-    from ..cloze.predict import Scoring
+    from ..scoring.predict import Scoring
 
     Scoring(args.normalize, args.length_penalty)  # wrong options are reported before a model is loaded
     infiller = load_model(args)

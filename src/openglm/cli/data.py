@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from ..pretraining.shards import prepare
+    from ..data.shards import prepare
     from ..tokenizer import load_tokenizer
 
     manifest = prepare(args.files, load_tokenizer(args.tokenizer), args.output, field=args.field, workers=args.workers)
@@ -57,11 +57,11 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from ..pretraining.inspect import show_sample
-    from ..pretraining.samples import SampleMaker
-    from ..pretraining.spans import Objectives
-    from ..pretraining.stream import BatchStream, Source
-    from ..pretraining.text_stream import open_corpus
+    from ..data.inspect import show_sample
+    from ..data.samples import SampleMaker
+    from ..data.spans import Objectives
+    from ..data.stream import BatchStream, Source
+    from ..data.text_stream import open_corpus
     from ..tokenizer import load_tokenizer
 
     if args.samples < 1 or args.seed < 0:
@@ -69,7 +69,7 @@ def _inspect(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.tokenizer)
     objectives = Objectives()
     if args.recipe is not None:
-        from ..training.recipe import Recipe
+        from ..pretraining.recipe import Recipe
 
         objectives = Recipe.read(args.recipe).objectives
     if args.objective:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if sys.stdin.isatty():
             raise InputError('no text; give one, e.g. openglm fill "Paris is the [MASK] of France."')
         args.texts = ["-"]
-    from ..infill.options import FillOptions
+    from ..engine.options import FillOptions
 
     options = decoding_options(args)
     FillOptions(**options)  # wrong options are reported before a model is loaded

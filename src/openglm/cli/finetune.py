@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cloze.which import ALL, which
 from ..errors import OptionError
+from ..tasks.which import ALL, which
 
 if TYPE_CHECKING:
     from ..finetuning.jobs import Measure
@@ -176,7 +176,7 @@ def _task(values: dict[str, Any], args: argparse.Namespace) -> None:
         task["pattern"] = patterns[0] if len(patterns) == 1 else patterns
         values["pattern"] = 0 if len(patterns) == 1 else ALL
     if args.verbalizer:
-        from ..cloze.verbalizer import Verbalizer
+        from ..tasks.verbalizer import Verbalizer
 
         words = Verbalizer.from_flags(args.verbalizer).words
         task["verbalizer"] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoints.find import DEFAULT_NAME, EMBEDDED, cached_folder
 from ..checkpoints.published import PUBLISHED
-from ..config import GLMConfig
+from ..network.config import GLMConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from ..errors import OptionError
 
 if TYPE_CHECKING:
+    from ..pretraining.recipe import CorpusOptions, Recipe
     from ..training.parallel import Processes
-    from ..training.recipe import CorpusOptions, Recipe
 
 _NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
 
@@ -57,7 +57,7 @@ def parse_corpora(groups: Sequence[Sequence[str]], option: str) -> dict[str, Cor
     Raises:
         OptionError: two groups of one name, or a name inside a group.
     """
-    from ..training.recipe import CorpusOptions
+    from ..pretraining.recipe import CorpusOptions
 
     out: dict[str, CorpusOptions] = {}
     for first, *rest in groups:
@@ -82,7 +82,7 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe with what the command line says."""
     import dataclasses
 
-    from ..training.recipe import Recipe
+    from ..pretraining.recipe import Recipe
 
     settings = list(args.settings)
     if args.workers is not None:
@@ -120,9 +120,9 @@ def _train(recipe: Recipe, processes: Processes, *, stop_at: int | None, deadlin
     import sys
 
     from ..checkpoints.find import EMBEDDED
+    from ..pretraining.corpora import open_corpora
+    from ..pretraining.pretrainer import MODEL_FOLDER, Trainer, notes_on
     from ..tokenizer import load_tokenizer
-    from ..training.corpora import open_corpora
-    from ..training.pretrainer import MODEL_FOLDER, Trainer, notes_on
 
     assert recipe.data.output is not None
     output = Path(recipe.data.output)

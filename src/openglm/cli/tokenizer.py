@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from ..data.tokenizer_training import train_vocabulary
     from ..files import write_atomically
     from ..tokenizer import BilingualTokenizer
-    from ..tokenizer_training import train_vocabulary
 
     try:
         characters = [int(group[0]) for group in args.group]

@@ -1,7 +1,7 @@
 """What can be measured beside cloze tasks: one row each.
 
 Data lie in the folder that `--data-dir` or OPENGLM_EVAL names. Cloze tasks have files of their
-own (`openglm/cloze/tasks`).
+own (`openglm/tasks/builtin`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..cloze.parts import Figure
+from ..tasks.parts import Figure
 
 _GLM = "Du et al., GLM, ACL 2022 (arXiv 2103.10360), and the table in the README of THUDM/GLM"
 _GPT2 = "Radford et al. 2019, Language models are unsupervised multitask learners, as given in the README of THUDM/GLM"

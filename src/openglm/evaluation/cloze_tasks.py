@@ -9,11 +9,11 @@ from statistics import fmean
 
 import numpy as np
 
-from ..cloze.examples import Example
-from ..cloze.predict import Prediction, Scoring, predict
-from ..cloze.question import Question
-from ..cloze.task import Task
 from ..infill.infiller import Infiller
+from ..scoring.predict import Prediction, Scoring, predict
+from ..scoring.question import Question
+from ..tasks.examples import Example
+from ..tasks.task import Task
 from .models import Model
 from .options import EvalOptions
 from .progress import Bar

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cloze.task import DATA_VARIABLE, Task
-from ..cloze.which import plain
 from ..errors import DataError, OptionError, suggest
+from ..tasks.task import DATA_VARIABLE, Task
+from ..tasks.which import plain
 from . import cloze_tasks
 from .catalogue import ENTRIES, Entry, entry
 from .fewshot import few_shot

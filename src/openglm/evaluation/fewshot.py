@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..cloze.examples import read_examples
-from ..cloze.task import Task
-from ..cloze.which import plain
 from ..errors import TrainingError
+from ..tasks.examples import read_examples
+from ..tasks.task import Task
+from ..tasks.which import plain
 from .cloze_tasks import test_split
 from .options import EvalOptions
 

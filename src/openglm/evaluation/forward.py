@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..attention import dense_mask
 from ..batches import pad
 from ..blanks import Layout
-from ..model import GLMModel
+from ..network.attention import dense_mask
+from ..network.model import GLMModel
 from ..tensors import BatchTensors
 
 TOKENS_AT_ONCE = 8192  # positions of a forward pass, padding included: bounds memory

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..cloze.examples import Example
-from ..cloze.predict import Prediction
-from ..cloze.question import Question
-from ..cloze.task import Task
 from ..infill.infiller import Infiller, load
+from ..scoring.predict import Prediction
+from ..scoring.question import Question
+from ..tasks.examples import Example
+from ..tasks.task import Task
 from .options import EvalOptions
 
 if TYPE_CHECKING:

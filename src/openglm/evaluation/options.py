@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cloze.which import Which, which
 from ..errors import OptionError
+from ..tasks.which import Which, which
 
 METHODS = ("zero-shot", "few-shot")
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cloze.parts import Figure
 from ..errors import DataError
 from ..files import write_atomically
+from ..tasks.parts import Figure
 
 FORMAT = "openglm-results"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..cloze.parts import Figure
+from ..tasks.parts import Figure
 from .results import Result
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..blanks import BlankedText, BlankKind
-from ..cloze.examples import Example, read_examples
-from ..cloze.pattern import Pattern
 from ..errors import ContextLengthError, DataError, InputError
 from ..infill.infiller import Infiller
+from ..tasks.examples import Example, read_examples
+from ..tasks.pattern import Pattern
 from .catalogue import Entry
 
 _REPLACEMENT = "\ufffd"

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..errors import CheckpointError, OptionError
 from ..files import write_atomically
-from ..model import GLMModel, Linear
+from ..network.model import GLMModel, Linear
 from . import saved
 
 WEIGHTS_FILE, SETTINGS_FILE = "adapter.safetensors", "adapter.json"

@@ -17,12 +17,12 @@ from typing import Any, overload
 import torch
 
 from ..checkpoints.resolve import open_checkpoint
-from ..cloze.examples import Example
-from ..cloze.predict import Scoring, predict
-from ..cloze.task import Task
-from ..cloze.which import Which, which
 from ..errors import CheckpointError, DataError, OptionError
-from ..model import GLMModel
+from ..network.model import GLMModel
+from ..scoring.predict import Scoring, predict
+from ..tasks.examples import Example
+from ..tasks.task import Task
+from ..tasks.which import Which, which
 from ..tokenizer import Tokenizer
 from . import heads, prompts
 from .classify import encode_text, head_logits, head_prediction

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from ..blanks import Ids
 from ..checkpoints.checkpoint import Checkpoint
-from ..cloze.examples import Example
-from ..cloze.verbalizer import label_name
 from ..errors import DataError
-from ..model import GLMModel
+from ..network.model import GLMModel
+from ..tasks.examples import Example
+from ..tasks.verbalizer import label_name
 from ..tokenizer import Tokenizer
 from .heads import HeadLoss, HeadModel, TextBatch, save_head
 from .jobs import SPLITS, Epochs, Evaluation, Job, Plan, confusion_of, digest_of, weights_of

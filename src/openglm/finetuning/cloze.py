@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from ..blanks import Ids
 from ..checkpoints.checkpoint import Checkpoint
-from ..cloze.candidates import CandidateBatch
-from ..cloze.examples import Example
-from ..cloze.predict import Prediction, Scoring, label_scores, predict
-from ..cloze.question import Question
-from ..cloze.task import Task
 from ..errors import DataError, OptionError
-from ..model import GLMModel
+from ..network.model import GLMModel
+from ..scoring.candidates import CandidateBatch
+from ..scoring.predict import Prediction, Scoring, label_scores, predict
+from ..scoring.question import Question
+from ..tasks.examples import Example
+from ..tasks.task import Task
 from ..tokenizer import Tokenizer
 from .jobs import SPLITS, Epochs, Evaluation, Job, Plan, confusion_of, digest_of, weights_of
 from .prompts import prompt_ids, with_prompt

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..data.addresses import expand
+from ..data.corpus import documents
+from ..data.samples import OBJECTIVE_NAMES, SampleMaker
+from ..data.shards import Shard, is_shard
+from ..data.stream import BatchStream, Source
 from ..errors import DataError
-from ..model import GLMModel
-from ..pretraining.addresses import expand
-from ..pretraining.corpus import documents
-from ..pretraining.samples import OBJECTIVE_NAMES, SampleMaker
-from ..pretraining.shards import Shard, is_shard
-from ..pretraining.stream import BatchStream, Source
+from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from ..training.step import LossModule, StepBatch
 from .jobs import SPLITS, Evaluation, Job, Plan, digest_of

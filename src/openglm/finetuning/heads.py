@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attention import dense_mask
 from ..batches import pad
 from ..blanks import Ids, Markers, lay_out
 from ..errors import CheckpointError
 from ..files import write_atomically
-from ..model import GLMModel
+from ..network.attention import dense_mask
+from ..network.model import GLMModel
 from ..tensors import each_tensor
 from . import saved
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..config import GLMConfig
-from ..model import GLMModel
+from ..network.config import GLMConfig
+from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from ..training.loop import LoopBatch
 from .recipe import FinetuneRecipe

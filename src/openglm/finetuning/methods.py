@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from ..model import Attention, GLMModel
+from ..network.model import Attention, GLMModel
 from .adapters import adapter_parameters, add_adapter
 from .prompts import add_prompt
 from .recipe import MethodOptions

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import OptionError
 from ..files import replacing
-from ..training.curves import CHINESE_FONTS
+from ..reporting.curves import CHINESE_FONTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

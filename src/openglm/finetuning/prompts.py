@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ..blanks import Ids
-from ..cloze.question import Context, Question
 from ..errors import CheckpointError, OptionError
 from ..files import write_atomically
-from ..model import Embedding, GLMModel
+from ..network.model import Embedding, GLMModel
+from ..scoring.question import Context, Question
 from . import saved
 
 WEIGHTS_FILE, SETTINGS_FILE = "prompt.safetensors", "prompt.json"

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cloze.which import Which, plain, which
+from ..data.spans import Objectives
 from ..errors import OpenGLMError, TrainingError, suggest
-from ..pretraining.spans import Objectives
+from ..tasks.which import Which, plain, which
 from ..training.optim import OptimizerOptions
 from ..training.options import PRECISIONS, LoopOptions, read_values, section
 from .adapters import TARGETS, LoraOptions

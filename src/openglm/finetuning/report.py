@@ -14,8 +14,8 @@ from typing import Any
 
 from ..errors import DataError, OptionError, TrainingError
 from ..files import replacing, write_atomically
-from ..training.curves import draw_curves
-from ..training.report import LOG_FILE
+from ..reporting.curves import draw_curves
+from ..reporting.report import LOG_FILE
 from .pictures import WITH_COUNTS, draw_confusion
 from .recipe import FinetuneRecipe
 from .results import FinetuneResult, RunResult, Summary

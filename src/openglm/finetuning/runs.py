@@ -22,10 +22,10 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.find import find_folder
 from ..checkpoints.native import save_model
 from ..checkpoints.resolve import open_checkpoint
-from ..cloze.which import plain
 from ..errors import TrainingError
 from ..files import write_atomically
-from ..training.card import describe_environment, write_card
+from ..reporting.card import describe_environment, write_card
+from ..tasks.which import plain
 from ..training.parallel import Processes
 from .adapters import save_adapter
 from .classify import ClassifyPlan

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from ..batches import pad
 from ..blanks import BlankedText, Layout, lay_out
 from ..checkpoints.checkpoint import Checkpoint
-from ..cloze.examples import Example, read_examples
-from ..cloze.pattern import Pattern
+from ..data.samples import KINDS, OBJECTIVE_NAMES
+from ..data.stream import TrainingBatch
 from ..errors import ContextLengthError, DataError
 from ..infill.infiller import Infiller
-from ..model import GLMModel
-from ..pretraining.samples import KINDS, OBJECTIVE_NAMES
-from ..pretraining.stream import TrainingBatch
+from ..network.model import GLMModel
+from ..tasks.examples import Example, read_examples
+from ..tasks.pattern import Pattern
 from ..tokenizer import Tokenizer
 from ..training.loss import linear_cross_entropy
 from ..training.step import StepBatch, predicting_states

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..cloze.examples import Example, read_examples
-from ..cloze.task import Task
-from ..cloze.task_files import folder as task_folder
-from ..cloze.task_files import from_values
 from ..errors import DataError, TrainingError, suggest
 from ..files import write_atomically
+from ..tasks.examples import Example, read_examples
+from ..tasks.task import Task
+from ..tasks.task_files import folder as task_folder
+from ..tasks.task_files import from_values
 from .recipe import FinetuneRecipe
 
 TASK_FILE = "task.yaml"

@@ -22,10 +22,10 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import TrainingError
 from ..files import write_atomically
-from ..model import GLMModel
+from ..network.model import GLMModel
+from ..reporting.report import Report
 from ..training.loop import Loop, Task, flattened
 from ..training.parallel import Processes
-from ..training.report import Report
 from ..training.state import states
 from ..training.state_formats import remove
 from .jobs import Evaluation, Job, Measure, Plan

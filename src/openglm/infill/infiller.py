@@ -13,17 +13,17 @@ from numpy.random import Generator
 
 from ..blanks import BlankedText, Writer, lay_out
 from ..checkpoints.resolve import open_model
-from ..cloze.predict import Scoring
+from ..engine.beams import Search
+from ..engine.decoding import Answers, Ends, Row
+from ..engine.engine import Engine
+from ..engine.jobs import move_on
+from ..engine.memory import memory_for
+from ..engine.options import FillOptions
 from ..errors import OptionError
-from ..model import GLMModel
-from ..quantization import check as check_quantize
+from ..network.model import GLMModel
+from ..network.quantization import check as check_quantize
+from ..scoring.predict import Scoring
 from ..tokenizer import Tokenizer
-from .beams import Search
-from .decoding import Answers, Ends, Row
-from .engine import Engine
-from .jobs import move_on
-from .memory import memory_for
-from .options import FillOptions
 from .prompt import Prompt, Text, build_prompt, numbered
 from .request import Request
 from .results import Filled, Piece, Scored

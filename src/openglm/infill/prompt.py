@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..blanks import BlankedText, BlankKind, Ids, build_part_a
-from ..config import GLMConfig
 from ..errors import ContextLengthError, InputError, OptionError, UnsupportedBlankError
+from ..network.config import GLMConfig
 from ..tokenizer import Tokenizer
 
 Text = str | BlankedText

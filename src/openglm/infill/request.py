@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..engine.beams import Search
+from ..engine.decoding import Answers
 from ..tokenizer import Tokenizer
-from .beams import Search
-from .decoding import Answers
 from .prompt import Prompt
 from .results import Fill, Filled, Piece
 

@@ -1,7 +1,7 @@
 """Given answers to texts with blanks: how probable each is, and which is best.
 
 Every text is read once for all its answers, and what answers begin with in common too
-(`cloze/candidates.py`). Answers may have any number of tokens; none is ever cut.
+(`scoring/candidates.py`). Answers may have any number of tokens; none is ever cut.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blanks import BlankedText
-from ..cloze.candidates import token_logprobs
-from ..cloze.predict import TOKENS_AT_ONCE, Scoring, shares
-from ..cloze.question import Question
-from ..config import GLMConfig
 from ..errors import ContextLengthError, InputError, OptionError
-from ..model import GLMModel
+from ..network.config import GLMConfig
+from ..network.model import GLMModel
+from ..scoring.candidates import token_logprobs
+from ..scoring.predict import TOKENS_AT_ONCE, Scoring, shares
+from ..scoring.question import Question
 from ..tokenizer import Tokenizer
 from .prompt import Prompt, build_prompt, numbered
 from .results import Scored

@@ -1,1 +1,1 @@
-"""Corpora into training batches: reading, tokenised shards, span samplers, packed batches."""
+"""A recipe and a corpus in, a model folder out."""

@@ -19,7 +19,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from ..blanks import BlankedText, BlankKind
-from ..infill.decoding import Answers, Row
+from ..engine.decoding import Answers, Row
 from ..infill.request import Request
 from .errors import bad_request
 from .http import EventStream, sse

@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ..infill.decoding import Answers
-from ..infill.engine import Engine
+from ..engine.decoding import Answers
+from ..engine.engine import Engine
 from ..infill.request import Request
 
 log = logging.getLogger("openglm.serve")

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..reporting.report import Report
 from .guard import Guard
 from .loader import Numbers, draw
 from .meter import Meter
 from .optim import OptimizerOptions, build_optimizers, clip_gradients, rate_factor, set_rate
 from .options import LoopOptions
 from .parallel import Processes
-from .report import Report
 from .state import load_state, lock, save_state, states
 from .state_formats import Meta
 from .trouble import explained

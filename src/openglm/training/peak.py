@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..config import GLMConfig
+from ..network.config import GLMConfig
 
 SMALLEST, LARGEST = 256, 8192  # rows of the matrices that are tried
 ROUNDS = 5  # measurements; the median is reported

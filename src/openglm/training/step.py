@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention import block_mask, dense_mask
-from ..model import GLMModel
-from ..pretraining.stream import OBJECTIVE_NAMES, TrainingBatch
+from ..data.stream import OBJECTIVE_NAMES, TrainingBatch
+from ..network.attention import block_mask, dense_mask
+from ..network.model import GLMModel
 from ..tensors import each_tensor
 from .loss import linear_cross_entropy
 

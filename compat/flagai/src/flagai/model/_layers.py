@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from openglm.attention import attend, prefix_mask
 from openglm.errors import OptionError
-from openglm.model import Layer, Transformer
+from openglm.network.attention import attend, prefix_mask
+from openglm.network.model import Layer, Transformer
 
 
 def visible(attention_mask: Tensor, batch: int, length: int, memory: int) -> Tensor:

@@ -23,9 +23,9 @@ from openglm.checkpoints.pickles import load_pickle
 from openglm.checkpoints.published import find_published
 from openglm.checkpoints.resolve import open_checkpoint
 from openglm.checkpoints.weights import PREFIXES
-from openglm.config import GLMConfig
 from openglm.errors import CheckpointError, ModelNotFoundError
 from openglm.files import replacing, write_atomically
+from openglm.network.config import GLMConfig
 
 CHECKPOINTS = "./checkpoints/"
 WEIGHTS_FILE = "pytorch_model.bin"

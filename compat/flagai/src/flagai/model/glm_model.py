@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openglm.errors import InputError, OptionError
-from openglm.model import GLMModel as Network
+from openglm.network.model import GLMModel as Network
 
 from .. import _coverage
 from ._layers import remember, run, visible

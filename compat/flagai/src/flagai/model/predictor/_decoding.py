@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openglm.attention import prefix_mask
-from openglm.cache import KVCache
 from openglm.errors import OptionError
-from openglm.model import GLMModel as Network
+from openglm.network.attention import prefix_mask
+from openglm.network.cache import KVCache
+from openglm.network.model import GLMModel as Network
 
 Place = Callable[[int], tuple[int, int]]  # n-th token written (from 1) -> its position and block position
 

@@ -1,1 +1,0 @@
-"""Cloze: tasks as questions with a blank, and how probable the model finds each answer."""

@@ -1,0 +1,1 @@
+"""Text to training batches: corpora, shards, rows, spans."""

@@ -1,0 +1,193 @@
+"""How fast a model fills on this machine, beside what the machine allows.
+
+Three ceilings are measured in the same run: the rate at which memory is read, and the rates
+of matrix products in the model's type. Decoding reads every weight and every cached key and
+value once per step, so its ceiling is the memory's; reading a text multiplies matrices.
+
+Knows models and memories of texts; nothing about how results are shown.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..blanks import Markers, lay_out
+from ..engine.memory import Memory, memory_for
+from ..errors import OptionError
+from ..network.model import GLMModel
+from ..network.quantization import KERNELS, Int8Linear, Plain, activation_limit
+
+WARM_UP = 2  # passes that are not counted
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement.
+
+    Attributes:
+        name: what was done.
+        milliseconds: median of one pass.
+        tokens_per_second: in all texts together.
+        rate: bytes or operations per second that this comes to.
+        ceiling: of the machine, in the same unit.
+        unit: "B/s" or "op/s".
+    """
+
+    name: str
+    milliseconds: float
+    tokens_per_second: float
+    rate: float
+    ceiling: float
+    unit: str
+
+    @property
+    def share(self) -> float:
+        """Of the ceiling."""
+        return self.rate / self.ceiling
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "share": self.share}
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median wall time of one call, until the device has finished it."""
+    times = []
+    for _ in range(WARM_UP + repeats):
+        _wait(device)
+        begun = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[WARM_UP:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_rate(device: torch.device) -> float:
+    """Bytes per second read by a sum over memory far larger than any cache: half a GiB, 4 GiB on a GPU."""
+    values = torch.ones(2**30 if device.type == "cuda" else 2**27, device=device)
+    return 4 * values.numel() / median_seconds(values.sum, device, 7)
+
+
+def matrix_rate(model: GLMModel) -> float:
+    """Operations per second of large matrix products in the model's type, the best of several sizes."""
+    device = model.word_embeddings.weight.device
+    rates = []
+    for rows, width in ((512, 4096), (2048, 4096)):
+        for product, x in _products(model, rows, width):
+            rates.append(2 * rows * width**2 / median_seconds(lambda product=product, x=x: product(x), device, 5))  # type: ignore[misc]
+    return max(rates)
+
+
+def _products(model: GLMModel, rows: int, width: int) -> Iterator[tuple[Callable[[torch.Tensor], Any], torch.Tensor]]:
+    weight = model.word_embeddings.weight
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        limit = activation_limit()
+        table = torch.randint(-127, 128, (width, width), dtype=torch.int8)
+        x = torch.randint(-limit, limit + 1, (rows, width)) / limit
+        for kernel in KERNELS:
+            if kernel.available() and kernel is not Plain:
+                yield kernel(table, torch.ones(width), limit), x
+    else:
+        matrix = torch.randn(width, width, device=weight.device, dtype=weight.dtype)
+        yield matrix.matmul, torch.randn(width, rows, device=weight.device, dtype=weight.dtype)
+
+
+def weight_sizes(model: GLMModel) -> tuple[int, int]:
+    """Numbers and bytes in the matrices that every token is multiplied with, the projection to words included."""
+    numbers = size = 0
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            numbers += module.in_features * module.out_features
+            size += module.in_features * module.out_features
+        elif isinstance(module, nn.Linear):
+            numbers += module.weight.numel()
+            size += module.weight.numel() * module.weight.element_size()
+    if model.word_embeddings.weight.is_floating_point():
+        table = model.word_embeddings.weight
+        numbers, size = numbers + table.numel(), size + table.numel() * table.element_size()
+    return numbers, size
+
+
+@torch.inference_mode()
+def measure(
+    model: GLMModel,
+    *,
+    contexts: Sequence[int] = (256,),
+    batches: Sequence[int] = (1, 16),
+    tokens: int = 24,
+    markers: Markers,
+    eos: int,
+    memory: Memory | None = None,
+) -> Iterator[Measured]:
+    """Time reading and decoding.
+
+    Args:
+        contexts: tokens of Part A.
+        batches: texts decoded at once.
+        tokens: steps to time.
+        memory: where texts are kept; by default what `Infiller` would use.
+
+    Yields:
+        For each context: reading one text; then decoding, for each number of texts.
+
+    Raises:
+        OptionError: a context that the model does not hold.
+    """
+    config = model.config
+    for context in contexts:
+        if not 0 < context < config.max_sequence_length or context + tokens < 1:
+            raise OptionError(f"a context of {context} tokens; this model reads 1 to {config.max_sequence_length - 1}")
+    memory = memory or memory_for(model, eos)
+    reading, multiplying = memory_rate(memory.device), matrix_rate(model)
+    numbers, size = weight_sizes(model)
+    projection = config.vocab_size * config.hidden_size
+    rng = np.random.default_rng(0)
+    for context in contexts:
+        layouts = [
+            lay_out(rng.integers(0, min(markers.sop, eos), context), [context // 2], [[]], markers)
+            for _ in range(max(batches))
+        ]
+        work = 2.0 * (context * (numbers - projection) + projection)
+        work += 4.0 * context**2 * config.hidden_size * config.num_layers
+        seconds = median_seconds(lambda one=layouts[:1]: _read_and_free(memory, one), memory.device, 5)  # type: ignore[misc]
+        yield Measured(f"read {context} tokens", 1e3 * seconds, context / seconds, work / seconds, multiplying, "op/s")
+        for batch in batches:
+            texts, _ = memory.read(layouts[:batch])
+            seconds = _step_seconds(memory, texts, context, min(tokens, config.max_sequence_length - 2))
+            for text in texts:
+                memory.free(text)
+            moved = size + batch * context * memory.bytes_per_token()
+            yield Measured(
+                f"decode {batch} x 1 token after {context}",
+                1e3 * seconds, batch / seconds, moved / seconds, reading, "B/s",
+            )  # fmt: skip
+
+
+def _read_and_free(memory: Memory, layouts: Sequence[Any]) -> None:
+    texts, _ = memory.read(layouts)
+    for text in texts:
+        memory.free(text)
+
+
+def _step_seconds(memory: Memory, texts: Sequence[Any], context: int, tokens: int) -> float:
+    """Median time of a step, the choice of the most probable token included."""
+    times = []
+    for number in range(WARM_UP + tokens):
+        begun = time.perf_counter()
+        logits = memory.step(texts, [(number + 1, context // 2, min(number + 2, context))] * len(texts))
+        logits.argmax(-1).tolist()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[WARM_UP:])

@@ -1,0 +1,127 @@
+"""`GLMConfig`: the sizes of one network, checked on construction.
+
+Knows nothing about files of other formats, names of published models, or torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError, suggest
+
+GELU_FORMS = ("tanh", "erf")
+BLANK_KINDS = ("[MASK]", "[sMASK]", "[gMASK]")
+
+
+@dataclass(frozen=True)
+class GLMConfig:
+    """Shape of a GLM network (Du et al. 2022, section 2.3, and the published checkpoints).
+
+    Attributes:
+        num_layers: Transformer blocks.
+        hidden_size: model width D; the feed-forward width is always 4 D.
+        num_attention_heads: N; must divide `hidden_size`.
+        vocab_size: rows of the word embedding, V; published models round the number of
+            token ids up to a multiple of 128.
+        max_sequence_length: P, the longest Part A and the longest single fill, in tokens.
+            The position tables have P + 1 rows when block positions are on, else P.
+        block_position_encoding: whether Part B tokens carry a second position.
+        embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: used in
+            training only.
+        layernorm_epsilon: 1e-5 in every published model.
+        initializer_range: standard deviation of fresh weights; projections back into the
+            residual stream use `initializer_range / sqrt(2 num_layers)`.
+        gelu: "tanh" (what all models were trained with) or "erf" (what the hub's remote
+            code computes; a difference of about 1e-3 in the logits).
+        blanks: kinds of blank the model was trained with.
+
+    Raises:
+        ConfigError: a size that is not positive, heads that do not divide the width, a
+            number out of its range, an unknown GELU form or kind of blank.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    vocab_size: int
+    max_sequence_length: int = 512
+    block_position_encoding: bool = True
+    embedding_dropout_prob: float = 0.1
+    attention_dropout_prob: float = 0.1
+    output_dropout_prob: float = 0.1
+    layernorm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    gelu: str = "tanh"
+    blanks: tuple[str, ...] = field(default=BLANK_KINDS)
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
+            )
+        for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ConfigError(f"{name} must be at least 0 and below 1, not {value!r}")
+        for name in ("layernorm_epsilon", "initializer_range"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 < value < 1:
+                raise ConfigError(f"{name} must be above 0 and below 1, not {value!r}")
+        if not isinstance(self.block_position_encoding, bool):
+            raise ConfigError(f"block_position_encoding must be true or false, not {self.block_position_encoding!r}")
+        if self.gelu not in GELU_FORMS:
+            raise ConfigError(f"gelu must be one of {', '.join(GELU_FORMS)}, not {self.gelu!r}")
+        if not isinstance(self.blanks, (list, tuple)):
+            raise ConfigError(f"blanks must be a list, not {self.blanks!r}")
+        object.__setattr__(self, "blanks", tuple(self.blanks))
+        unknown = [b for b in self.blanks if b not in BLANK_KINDS]
+        if unknown or not self.blanks:
+            raise ConfigError(f"blanks must name some of {', '.join(BLANK_KINDS)}, not {list(self.blanks)}")
+
+    @property
+    def head_size(self) -> int:
+        """H, the width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of each position table (P + 1 with block positions, else P)."""
+        return self.max_sequence_length + (1 if self.block_position_encoding else 0)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters, embeddings and position tables included."""
+        d, tables = self.hidden_size, 2 if self.block_position_encoding else 1
+        return self.vocab_size * d + tables * self.position_rows * d + self.num_layers * (12 * d * d + 13 * d) + 2 * d
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        values = dataclasses.asdict(self)
+        values["blanks"] = list(self.blanks)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GLMConfig:
+        """Build from plain values.
+
+        Raises:
+            ConfigError: a missing or an unknown key, or a value that is out of range.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a configuration maps names to values; this is {values!r}")
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"unknown configuration key {key!r}.{suggest(key, known)}")
+        required = [n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
+        missing = [name for name in required if name not in values]
+        if missing:
+            raise ConfigError(f"the configuration lacks {', '.join(missing)}")
+        return cls(**values)

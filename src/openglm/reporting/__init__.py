@@ -1,0 +1,1 @@
+"""What is told about a run: report, curves, model card, trackers."""

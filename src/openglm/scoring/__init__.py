@@ -1,0 +1,1 @@
+"""How probable given answers are: candidates as one token tree."""

@@ -1,0 +1,135 @@
+"""Labelled examples out of files: JSON Lines, or one JSON document, plain or compressed.
+
+A document is a list of objects, or an object with such a list under `data`. A bad line is an
+error that names the file and the line. Knows nothing about tasks, tokens or models.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.corpus import numbered_lines, open_plain
+from ..errors import DataError, suggest
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record.
+
+    Attributes:
+        values: its fields as they stand in the file.
+        source: the file; "" if it comes from none.
+        number: its line, or its place in a JSON list, from 1; 0 if it has none.
+        unit: "line" or "item", what `number` counts.
+    """
+
+    values: Mapping[str, Any]
+    source: str = ""
+    number: int = 0
+    unit: str = "line"
+
+    @property
+    def where(self) -> str:
+        """For messages: `train.jsonl, line 3`."""
+        return f"{self.source}, {self.unit} {self.number}" if self.source else f"example {self.number}"
+
+    def get(self, name: str) -> Any:
+        """The field `name`; `a.b` is the field b of the object a.
+
+        Raises:
+            DataError: there is no such field.
+        """
+        value: Any = self.values
+        for part in name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                known = list(value) if isinstance(value, Mapping) else []
+                has = f"it has {', '.join(map(str, known))}" if known else "there are no fields in it"
+                raise DataError(f'{self.where}: no field "{name}"; {has}.{suggest(part, map(str, known))}')
+            value = value[part]
+        return value
+
+    def has(self, name: str) -> bool:
+        """Whether `get` finds the field."""
+        try:
+            self.get(name)
+        except DataError:
+            return False
+        return True
+
+    def replaced(self, **values: Any) -> Example:
+        """The same example with more, or other, fields."""
+        return Example({**self.values, **values}, self.source, self.number, self.unit)
+
+
+def read_examples(paths: str | Path | Iterable[str | Path]) -> list[Example]:
+    """The examples of one file or of several, in order.
+
+    Raises:
+        DataError: a file that is missing, damaged, empty or not UTF-8, or a line that is no
+            JSON object; names file and line.
+    """
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    return [example for path in paths for example in _read(path)]
+
+
+def _read(path: str | Path) -> list[Example]:
+    try:
+        with open_plain(path) as file:
+            lines = list(numbered_lines(path, file))
+    except DataError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    filled = [(number, line) for number, line in lines if line.strip()]
+    if not filled:
+        raise DataError(f"{path} is empty: there are no examples in it")
+    if _is_document(filled):
+        return _from_document(path, "".join(line for _, line in lines))
+    return [Example(_object(line, f"{path}, line {number}"), str(path), number) for number, line in filled]
+
+
+def _is_document(lines: list[tuple[int, str]]) -> bool:
+    first = lines[0][1].lstrip()
+    if first.startswith("["):
+        return True
+    if not first.startswith("{"):
+        return False
+    try:
+        value = json.loads(first)
+    except ValueError:
+        return len(lines) > 1 and first.strip() == "{"  # an object spread over lines
+    return len(lines) == 1 and isinstance(value.get("data"), list)
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _from_document(path: str | Path, text: str) -> list[Example]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: neither JSON Lines nor a JSON document ({error})") from error
+    items = value.get("data") if isinstance(value, dict) else value
+    if not isinstance(items, list):
+        raise DataError(f'{path}: expected a JSON list, or an object with a list under "data"')
+    if not items:
+        raise DataError(f"{path} is empty: there are no examples in it")
+    out = []
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise DataError(f"{path}, item {number}: expected a JSON object, not {type(item).__name__}")
+        out.append(Example(item, str(path), number, "item"))
+    return out

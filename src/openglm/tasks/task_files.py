@@ -1,0 +1,223 @@
+"""Task files: YAML -> `Task`, every mistake with the file, the key and the remedy.
+
+title: Sentiment of product reviews       kind: choice | options
+patterns: ["{sentence:shorten}，总的来说[MASK]。"]   or {pattern: ..., verbalizer: ...} each
+verbalizer: {Positive: [满意, 很好], Negative: 失望}  for choice
+options: candidates                        for options: a field with a list, or a list of texts
+label: label                               or several fields, the first that is there counts
+group: group    fields: {joiner: {from: question, map: {cause: because}}}    prepare: [cmrc2019]
+metrics: [accuracy]   scoring: {normalize: mean, calibrate: true, ends: false}
+files: {train: ..., dev: ..., test: ...}   published: [{system, setting, <metric>: <percent>, source}]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, OptionError, suggest
+from ..scoring.predict import Scoring
+from .metrics import METRICS, metric
+from .parts import Derived, Figure, Form
+from .pattern import Pattern, fields_of
+from .task import Task
+from .transforms import transform
+from .verbalizer import Verbalizer, label_name
+
+SUFFIXES = (".yaml", ".yml")
+KINDS = ("choice", "options")
+_KEYS = (
+    "name", "title", "language", "source", "kind", "patterns", "verbalizer", "options", "label", "group",
+    "fields", "prepare", "metrics", "scoring", "files", "published",
+)  # fmt: skip
+
+
+def folder() -> Path:
+    """Where the tasks lie that come with openglm."""
+    return Path(str(files("openglm.tasks") / "builtin"))
+
+
+def names() -> list[str]:
+    """Their names, sorted: `fewclue/eprstmt`."""
+    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))
+
+
+def load(name_or_path: str | Path) -> Task:
+    """A task by name, or from a file.
+
+    Raises:
+        DataError: no such task or file, or a mistake in the file.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in SUFFIXES:
+        name = str(name_or_path)
+        if name not in names():
+            short = {each.rpartition("/")[2]: each for each in names()}
+            if name not in short:
+                raise DataError(
+                    f"no task {name!r}.{suggest(name, [*names(), *short])} There are {', '.join(names())}; "
+                    "one of your own is a file that ends in .yaml"
+                )
+            name = short[name]
+        return read(folder() / f"{name}.yaml", name)
+    return read(path, path.stem)
+
+
+def read(path: Path, name: str) -> Task:
+    """The task of one file.
+
+    Raises:
+        DataError: the file is missing, is not YAML, or has a mistake in it; names the key.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such task file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: not a readable task file ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: a task file holds keys such as kind, patterns and verbalizer")
+    try:
+        return from_values({"name": name, **values})
+    except (DataError, OptionError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def from_values(values: Mapping[str, Any]) -> Task:
+    """A task from the plain values of a file.
+
+    Raises:
+        DataError, OptionError: an unknown, missing or wrong key.
+    """
+    for key in values:
+        if key not in _KEYS:
+            raise DataError(f"unknown key {key!r}.{suggest(str(key), _KEYS)} There are {', '.join(_KEYS)}")
+    kind = values.get("kind", "choice")
+    if kind not in KINDS:
+        raise DataError(f"kind: {kind!r}; use choice (fixed labels) or options (every example brings its own answers)")
+    words = Verbalizer.of(values["verbalizer"]) if "verbalizer" in values else None
+    task = Task(
+        name=str(values["name"]),
+        kind=kind,
+        forms=_forms(values.get("patterns"), words),
+        verbalizer=words,
+        options=_options(values.get("options", ())),
+        label_fields=_texts(values.get("label", "label"), "label"),
+        group_field=values.get("group"),
+        derived=_derived(values.get("fields", {})),
+        prepare=_texts(values.get("prepare", []), "prepare"),
+        metrics=_texts(values.get("metrics", ["accuracy"]), "metrics"),
+        scoring=_scoring(values.get("scoring", {})),
+        files={str(k): str(v) for k, v in _mapping(values.get("files", {}), "files").items()},
+        published=_figures(values.get("published", [])),
+        title=str(values.get("title", "")),
+        language=str(values.get("language", "")),
+        source=str(values.get("source", "")),
+    )
+    _check(task)
+    return task
+
+
+def _check(task: Task) -> None:
+    for each in task.metrics:
+        metric(each)
+    for each in task.prepare:
+        transform(each)
+    if task.kind == "options":
+        if not task.options:
+            raise DataError("options: missing; name the field that lists the answers, or write one text for each")
+        if task.verbalizer or any(form.verbalizer for form in task.forms):
+            raise DataError("verbalizer: of no use with kind: options; leave one of the two out")
+        return
+    if task.options:
+        raise DataError("options: of no use with kind: choice; leave one of the two out")
+    if task.verbalizer is None:
+        raise DataError("verbalizer: missing; give every label its words, such as {Positive: 满意, Negative: 失望}")
+    for form in task.forms:
+        if form.verbalizer and set(form.verbalizer.labels) != set(task.labels):
+            raise DataError(f"patterns: the words for {str(form.pattern)!r} are of other labels than `verbalizer`")
+        words = form.verbalizer or task.verbalizer
+        for label, several in words.words.items():
+            for word in several:
+                if len(word) != len(form.pattern.kinds):
+                    raise DataError(
+                        f"verbalizer: label {label!r}: {len(word)} parts for the {len(form.pattern.kinds)} blanks of "
+                        f"{str(form.pattern)!r}; a word for several blanks is a list in the list of words"
+                    )
+
+
+def _forms(value: Any, shared: Verbalizer | None) -> tuple[Form, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not listed:
+        raise DataError("patterns: missing; give at least one text with [MASK] in it")
+    out = []
+    for each in listed:
+        if isinstance(each, str):
+            out.append(Form(Pattern.parse(each)))
+        elif isinstance(each, dict) and set(each) <= {"pattern", "verbalizer"} and isinstance(each.get("pattern"), str):
+            words = Verbalizer.of(each["verbalizer"]) if "verbalizer" in each else None
+            if words and shared and set(words.labels) == set(shared.labels):
+                words = Verbalizer({label: words.words[label] for label in shared.labels})  # one order for all
+            out.append(Form(Pattern.parse(each["pattern"]), words))
+        else:
+            raise DataError(f"patterns: {each!r} is neither text nor {{pattern: ..., verbalizer: ...}}")
+    return tuple(out)
+
+
+def _options(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return value
+    texts = _texts(value, "options")
+    for each in texts:
+        fields_of(each)
+    return texts
+
+
+def _texts(value: Any, key: str) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(each, str) for each in listed):
+        raise DataError(f"{key}: expected text or a list of texts, not {value!r}")
+    return tuple(listed)
+
+
+def _mapping(value: Any, key: str) -> Mapping[Any, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{key}: expected keys with values, not {value!r}")
+    return value
+
+
+def _derived(value: Any) -> dict[str, Derived]:
+    out = {}
+    for name, each in _mapping(value, "fields").items():
+        if not isinstance(each, dict) or set(each) != {"from", "map"} or not isinstance(each["map"], dict):
+            raise DataError(f"fields: {name}: expected {{from: field, map: {{value: text}}}}")
+        out[str(name)] = Derived(str(each["from"]), {label_name(k): str(v) for k, v in each["map"].items()})
+    return out
+
+
+def _scoring(value: Any) -> Scoring:
+    known = [each.name for each in dataclasses.fields(Scoring)]
+    for key in _mapping(value, "scoring"):
+        if key not in known:
+            raise DataError(f"scoring: unknown key {key!r}; there are {', '.join(known)}.{suggest(str(key), known)}")
+    return Scoring(**value)
+
+
+def _figures(value: Any) -> tuple[Figure, ...]:
+    if not isinstance(value, list):
+        raise DataError(f"published: expected a list, not {value!r}")
+    out = []
+    for each in value:
+        if not isinstance(each, dict) or not {"system", "setting", "source"} < set(each):
+            raise DataError(f"published: {each!r} lacks system, setting, source or a metric")
+        for name, figure in each.items():
+            if name in METRICS:
+                out.append(Figure(str(each["system"]), str(each["setting"]), name, float(figure), str(each["source"])))
+            elif name not in ("system", "setting", "source"):
+                raise DataError(f"published: no metric {name!r}; there are {', '.join(METRICS)}")
+    return tuple(out)

@@ -1,0 +1,60 @@
+"""A compiled network with int8 weights, on a CPU."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from openglm.blanks import Markers, lay_out
+from openglm.engine.memory import Memory, PagedMemory
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
+from openglm.network.quantization import quantize
+
+EOS, MARKERS = 122, Markers(sop=120, eop=121)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++"),
+]
+
+
+@torch.inference_mode()
+def logits_of(memory: Memory, lengths: list[int]) -> list[torch.Tensor]:
+    """After reading texts of these lengths, after a step of all of them, and of the first alone."""
+    rng = np.random.default_rng(0)
+    layouts = [lay_out(rng.integers(0, 100, length), [length // 2], [[]], MARKERS) for length in lengths]
+    texts, read = memory.read(layouts)
+    together = memory.step(texts, [(7, length // 2, 2) for length in lengths])
+    return [read, together, memory.step(texts[:1], [(9, lengths[0] // 2, 3)])]
+
+
+def test_a_compiled_int8_network_agrees() -> None:
+    torch.manual_seed(1)
+    config = GLMConfig(2, 64, 4, 128, max_sequence_length=192, initializer_range=0.2)
+    model = quantize(GLMModel(config).eval(), "int8")
+    lengths = [70, 3, 41]
+    compiled, alike, plain = PagedMemory(model, EOS, compile=True), PagedMemory(model, EOS), PagedMemory(model, EOS)
+    alike._fresh, alike._step = compiled._fresh, compiled._step  # attends as the compiled one does
+    found = logits_of(compiled, lengths)
+    for a, b in zip(logits_of(alike, lengths), found, strict=True):
+        # Sums in another order now and then round a value to the next of 127 steps.
+        assert (a - b).norm() < 0.01 * a.norm()
+    for a, b in zip(logits_of(plain, lengths), found, strict=True):
+        # So do keys in halves while reading; rounding to 8 bits at all moves this small network by 0.03.
+        assert (a - b).norm() < 0.02 * a.norm()
+
+
+def test_each_model_has_graphs_of_its_own() -> None:
+    """More models than torch allows graphs for one piece of code."""
+    config = GLMConfig(1, 32, 2, 128, max_sequence_length=64)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = GLMModel(config).eval()
+            memory = PagedMemory(model, EOS, compile=True)
+            for a, b in zip(logits_of(PagedMemory(model, EOS), [9]), logits_of(memory, [9]), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,154 @@
+"""The compiled kernel against attention over pages with torch's operations, and how it is built."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from openglm.batches import pad
+from openglm.blanks import Layout, Markers, lay_out
+from openglm.engine import native
+from openglm.engine.pages import Fresh, Held, Pages, Step
+from openglm.errors import OptionError
+from openglm.network.attention import dense_mask
+from openglm.network.config import GLMConfig
+from openglm.tensors import BatchTensors
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which(native.compiler()) is None, reason=f"the kernel needs {native.compiler()}"),
+    pytest.mark.skipif(native.instructions() is None, reason="there is no kernel for this machine"),
+]
+LAYERS, HEADS = 2, 3
+
+
+def config_of(size: int) -> GLMConfig:
+    return GLMConfig(LAYERS, HEADS * size, HEADS, 128, max_sequence_length=512)
+
+
+def layout_of(length: int) -> Layout:
+    """Part A, and in all but the shortest texts a Part B."""
+    part_a = length if length < 4 else length // 2 + 1
+    spans = [] if part_a == length else [np.arange(length - part_a - 1)]
+    return lay_out(np.arange(part_a) % 100, [0] * len(spans), spans, Markers(sop=120, eop=121))
+
+
+def queries_keys_values(texts: int, tokens: int, size: int) -> tuple[Tensor, ...]:
+    """As a layer makes them: parts of one tensor."""
+    return torch.randn(texts, tokens, 3, HEADS, size).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+@pytest.fixture(scope="module", params=native.INSTRUCTIONS)
+def processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernel for each kind of processor that this one can stand for."""
+    if request.param == "AVX512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("the processor has no AVX-512")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "instructions", lambda: native.INSTRUCTIONS[request.param])
+        native.library.cache_clear()
+        yield
+    native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("size", [16, 48, 64, 80, 128])
+@torch.inference_mode()
+def test_texts_get_what_torch_computes(size: int, dtype: torch.dtype) -> None:
+    tolerance = 2e-6 if dtype == torch.float32 else 3e-3  # torch rounds weights to halves, the kernel does not
+    lengths = [5, 64, 63, 200, 1, 65]
+    layouts = [layout_of(length) for length in lengths]
+    tensors = BatchTensors.of(pad(layouts, 122), torch.device("cpu"))
+    mask = dense_mask(tensors.documents, tensors.in_part_a)
+    plain, compiled = Pages(config_of(size), dtype), Pages(config_of(size), dtype)
+    kept: list[tuple[Pages, list[Held]]] = [(p, [p.hold(n) for n in lengths]) for p in (plain, compiled)]
+    caches = [kind(*each, layouts) for kind, each in zip((Fresh, native.NativeFresh), kept, strict=True)]
+    for layer in range(LAYERS):
+        qkv = queries_keys_values(len(lengths), 200, size)
+        a, b = (cache.attend(layer, *qkv, mask) for cache in caches)
+        for row, length in enumerate(lengths):
+            torch.testing.assert_close(a[row, :, :length], b[row, :, :length], atol=tolerance, rtol=0)
+        assert b.isfinite().all()
+    for step in range(70):
+        if step == 3:
+            for pages, held in kept:
+                held += [pages.fork(held[3]), pages.fork(held[3])]
+        steps = [kind(*each) for kind, each in zip((Step, native.NativeStep), kept, strict=True)]
+        for layer in range(LAYERS):
+            qkv = queries_keys_values(len(kept[0][1]), 1, size)
+            a, b = (cache.attend(layer, *qkv, None) for cache in steps)
+            torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_text_gets_the_same_in_any_company() -> None:
+    layouts = [layout_of(n) for n in (70, 9, 41, 70, 130, 2, 64, 8, 90)]
+    qkv = queries_keys_values(len(layouts), 130, 32)
+    step = queries_keys_values(len(layouts), 1, 32)
+
+    def mixed(rows: list[int]) -> list[Tensor]:
+        pages = Pages(config_of(32), torch.float32)
+        chosen = [layouts[row] for row in rows]
+        held = [pages.hold(len(layout)) for layout in chosen]
+        longest = max(map(len, chosen))
+        read = native.NativeFresh(pages, held, chosen).attend(0, *(x[rows][:, :, :longest] for x in qkv), None)
+        after = native.NativeStep(pages, held).attend(0, *(x[rows] for x in step), None)
+        return [torch.cat([read[i, :, : len(each)], after[i]], 1) for i, each in enumerate(chosen)]
+
+    together = mixed(list(range(len(layouts))))
+    for row, whole in enumerate(together):
+        assert torch.equal(mixed([row])[0], whole)
+
+
+@torch.inference_mode()
+def test_scores_far_apart_and_too_large_for_a_half() -> None:
+    """Weights that vanish, and keys and values that are cut off at what a half can hold."""
+    for dtype, large in ((torch.float32, 1e4), (torch.float16, 1e6)):
+        pages = Pages(config_of(16), dtype)
+        held = [pages.hold(40)]
+        q, k, v = queries_keys_values(1, 40, 16)
+        out = native.NativeFresh(pages, held, [layout_of(40)]).attend(0, large * q, k, large * v, None)
+        assert out.isfinite().all()
+        # One token has all the weight: what is mixed is one of the values.
+        values = (large * v).clamp(-65504, 65504) if dtype == torch.float16 else large * v
+        nearest = (out[0, 0, -1] - values[0, 0]).abs().amax(-1).min()
+        assert nearest <= 1e-3 * values.abs().max()
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    yield tmp_path / "openglm"
+    native.library.cache_clear()
+
+
+def test_it_is_compiled_once(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native.library()
+    [made] = fresh_cache.iterdir()
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "SOURCE", Path(shutil.copy(native.SOURCE, fresh_cache.parent)))
+    before = made.stat().st_mtime_ns
+    native.library()
+    assert made.stat().st_mtime_ns == before
+    assert list(fresh_cache.iterdir()) == [made]
+
+
+def test_a_home_that_cannot_be_written_to(fresh_cache: Path) -> None:
+    fresh_cache.write_text("a file where a folder should be")
+    assert native.library().step_float32
+    assert fresh_cache.read_text().startswith("a file")
+
+
+def test_a_compiler_that_refuses_is_named(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = fresh_cache.parent / "native.cpp"
+    broken.write_text("int x = no_such_name;")
+    monkeypatch.setattr(native, "SOURCE", broken)
+    with pytest.raises(OptionError, match=r"cannot compile native.cpp: .*no_such_name"):
+        native.library()
+    assert not list(fresh_cache.iterdir()), "nothing half-made stays"

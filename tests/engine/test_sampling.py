@@ -1,0 +1,68 @@
+"""Choosing the next token: filters against naive definitions, frequencies against probabilities."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openglm.engine.options import FillOptions
+from openglm.engine.sampling import choose, keep_top_k, keep_top_p, penalise_repetition
+
+rows_of_logits = st.lists(st.floats(-8, 8, allow_nan=False, width=32), min_size=2, max_size=12, unique=True)
+
+
+@given(rows_of_logits, st.integers(1, 12))
+def test_top_k_keeps_the_k_largest(values: list[float], k: int) -> None:
+    kept = keep_top_k(torch.tensor([values]), k)[0]
+    expected = sorted(values, reverse=True)[: min(k, len(values))]
+    assert sorted(kept[kept.isfinite()].tolist(), reverse=True) == expected
+
+
+@given(rows_of_logits, st.floats(0.05, 0.95))
+def test_top_p_keeps_the_smallest_sufficient_set(values: list[float], p: float) -> None:
+    kept = keep_top_p(torch.tensor([values]), p)[0].isfinite().tolist()
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    total = sum(math.exp(v) for v in values)
+    reached, expected = 0.0, set()
+    for i in order:
+        if reached >= p + 1e-6:
+            break
+        expected.add(i)
+        reached += math.exp(values[i]) / total
+        if abs(reached - p) < 1e-5:  # rounding decides; either answer is right
+            return
+    assert {i for i, k in enumerate(kept) if k} == expected
+
+
+def test_repetition_penalty_moves_both_signs_down() -> None:
+    logits = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
+    out = penalise_repetition(logits, [[0, 1, 1], []], 2.0)
+    assert out.tolist() == [[1.0, -4.0, 1.0], [2.0, -2.0, 1.0]]
+    assert logits.tolist()[0] == [2.0, -2.0, 1.0]
+
+
+def test_greedy_takes_the_largest() -> None:
+    assert choose(torch.tensor([[0.0, 3.0, 1.0]]), FillOptions(), []).tolist() == [1]
+
+
+def test_frequencies_follow_probabilities() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    options = FillOptions(temperature=0.7, top_k=3)
+    generators = [np.random.default_rng(i) for i in range(6000)]
+    drawn = choose(logits.expand(6000, 4), options, generators)
+    expected = (logits[:3] / 0.7).softmax(-1)
+    counts = torch.bincount(drawn, minlength=4) / 6000
+    assert counts[3] == 0
+    assert torch.allclose(counts[:3], expected, atol=0.025)
+
+
+def test_a_row_draws_the_same_alone_and_in_company() -> None:
+    logits = torch.randn(5, 40)
+    options = FillOptions(temperature=1.0, top_p=0.9)
+    together = choose(logits, options, [np.random.default_rng([7, i]) for i in range(5)])
+    alone = [choose(logits[i : i + 1], options, [np.random.default_rng([7, i])]).item() for i in range(5)]
+    assert together.tolist() == alone
