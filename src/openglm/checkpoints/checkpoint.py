@@ -17,7 +17,7 @@ from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .safetensors_files import SHARD_BYTES
 from .vocabulary import Vocabulary, open_tokenizer
-from .weights import Passing, TensorInfo, Weights, check_tensors, is_finite
+from .weights import StreamingReader, TensorInfo, Weights, check_tensors, is_finite
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class ExportSpec:
     """A network to be written in some format.
 
     Attributes:
@@ -110,7 +110,7 @@ def build(
     with torch.device("meta"):
         model = GLMModel(config)
     kept = weights.windows and device == "cpu" and all(info.dtype == dtype for info in weights.infos.values())
-    read = weights.read if kept and quantize is None else Passing(weights)
+    read = weights.read if kept and quantize is None else StreamingReader(weights)
 
     def sound(name: str) -> Tensor:
         tensor = read(name).to(device, dtype)

@@ -19,14 +19,14 @@ import torch
 from ..errors import CheckpointError, OptionError, TokenizerError
 from ..files import sync_folder, write_atomically
 from ..tokenizer import MODEL_FILE, ChineseTokenizer, Tokenizer
-from .checkpoint import Checkpoint, Outgoing, expected_tensors
+from .checkpoint import Checkpoint, ExportSpec, expected_tensors
 from .formats import FLAGAI, FORMATS, HUGGINGFACE, THUDM, existing
 from .logits import probe_logits
 from .published import SPECIAL_TOKENS
 from .resolve import WRITE, open_checkpoint
 from .safetensors_files import SHARD_BYTES
 from .vocabulary import VOCABULARY_FILES, Vocabulary, carry_tokenizer, open_tokenizer
-from .weights import Passing, Rounded, Weights, WithRowCopied, is_finite
+from .weights import CastWeights, StreamingReader, Weights, WithRowCopied, is_finite
 
 TOLERANCE = 5e-5  # of logits, relative to the largest: the order of additions may differ
 OTHER_FILES = ("README.md", "LICENSE", "generation_config.json")
@@ -92,17 +92,17 @@ def convert(
         vocabulary = _tokenizer_of(checkpoint, tokenizer)
     weights, vocabulary, notes = _for_format(checkpoint, vocabulary, to)
     if dtype is not None:
-        weights = Rounded(weights, dtype)
+        weights = CastWeights(weights, dtype)
     infos = {name: weights.infos[name] for name in expected_tensors(checkpoint.config)}
     same = checkpoint.values if checkpoint.format == to else {}
-    outgoing = Outgoing(checkpoint.config, weights, infos, model_parallel, shard_bytes, same)
+    spec = ExportSpec(checkpoint.config, weights, infos, model_parallel, shard_bytes, same)
     with _appearing(folder) as part:
-        WRITE[to](part, outgoing)
+        WRITE[to](part, spec)
         if vocabulary is not None:
             there = Vocabulary(checkpoint.config.vocab_size, checkpoint.vocabulary.published, hub=to == HUGGINGFACE)
             carry_tokenizer(tokenizer or source, vocabulary, part, to=to, there=there)
         _carry_other_files(checkpoint, part, to)
-        comparison = _compare(outgoing, open_checkpoint(part))
+        comparison = _compare(spec, open_checkpoint(part))
         files = tuple(sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()))
     return Conversion(checkpoint.format, to, folder, files, checkpoint.config.num_parameters, comparison, tuple(notes))
 
@@ -189,26 +189,26 @@ def _appearing(folder: Path) -> Iterator[Path]:
 # --- comparison ----------------------------------------------------------------------
 
 
-def _compare(outgoing: Outgoing, written: Checkpoint) -> str:
+def _compare(spec: ExportSpec, written: Checkpoint) -> str:
     """Compare what went in with what a reader of the new folder gets: tensors, then logits.
 
     Raises:
         CheckpointError: they differ, or the source holds values that are not finite numbers.
     """
-    before, after = Passing(outgoing.weights), Passing(written.weights)
-    for name in outgoing.infos:
+    before, after = StreamingReader(spec.weights), StreamingReader(written.weights)
+    for name in spec.infos:
         tensor = before(name)
         if not is_finite(tensor):
             raise CheckpointError(
-                f"{outgoing.weights.path}: {name} holds values that are not finite numbers; fetch or copy it again"
+                f"{spec.weights.path}: {name} holds values that are not finite numbers; fetch or copy it again"
             )
         if not torch.equal(tensor, after(name)):
             raise CheckpointError(f"{name} came out changed (is the disk sound?); nothing was kept")
-    outgoing.weights.release()
+    spec.weights.release()
     written.weights.release()
     # Each format's code has its own GELU; what is compared here is everything else.
-    config = dataclasses.replace(written.config, gelu=outgoing.config.gelu)
-    expected, found = probe_logits(outgoing.config, outgoing.weights), probe_logits(config, written.weights)
+    config = dataclasses.replace(written.config, gelu=spec.config.gelu)
+    expected, found = probe_logits(spec.config, spec.weights), probe_logits(config, written.weights)
     difference = float((found - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise CheckpointError(f"logits before and after differ by {difference:.2g}; nothing was kept")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..files import write_atomically
-from .checkpoint import Checkpoint, Outgoing, check_weights
+from .checkpoint import Checkpoint, ExportSpec, check_weights
 from .foreign import DEFAULTS, config_from, config_values, published_as, weights_in, write_pieces
 from .formats import CONFIG_FILE, FLAGAI, FLAGAI_RANK_FILE, read_json
 from .vocabulary import Vocabulary
@@ -30,7 +30,7 @@ def open_flagai(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def write_flagai(folder: Path, model: Outgoing) -> None:
+def write_flagai(folder: Path, model: ExportSpec) -> None:
     """Write a FlagAI folder, of one file or one per model-parallel rank.
 
     Raises:

@@ -14,13 +14,13 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError, OptionError
 from ..files import replacing
 from ..network.config import BLANK_KINDS, GLMConfig
-from .checkpoint import Outgoing
+from .checkpoint import ExportSpec
 from .formats import weight_files
 from .pickles import PickleFile, PickleWriter
 from .published import PublishedModel, published_with
 from .ranks import RanksJoined, check_divisible, divide, piece_info
 from .safetensors_files import read_files
-from .weights import FilesTogether, Passing, Weights
+from .weights import FilesTogether, StreamingReader, Weights
 
 SIZES = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length")
 DROPOUTS = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob")
@@ -102,7 +102,7 @@ def weights_in(folder: Path) -> Weights:
     return RanksJoined(folder, files) if found.ranks else FilesTogether(folder, files)
 
 
-def write_pieces(paths: Sequence[Path], model: Outgoing, wrap: Callable[[dict[str, Any]], Any] | None = None) -> None:
+def write_pieces(paths: Sequence[Path], model: ExportSpec, wrap: Callable[[dict[str, Any]], Any] | None = None) -> None:
     """Write pickled weights, one file per model-parallel rank, all at once and tensor by tensor.
 
     Args:
@@ -114,7 +114,7 @@ def write_pieces(paths: Sequence[Path], model: Outgoing, wrap: Callable[[dict[st
     count = len(paths)
     check_divisible(model.infos, model.config.num_attention_heads, count)
     pieces = {name: piece_info(name, info, count) for name, info in model.infos.items()}
-    read = Passing(model.weights)
+    read = StreamingReader(model.weights)
     with ExitStack() as stack:
         parts = [stack.enter_context(replacing(path)) for path in paths]
         writers = [stack.enter_context(PickleWriter(part, pieces, wrap)) for part in parts]

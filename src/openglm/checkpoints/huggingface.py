@@ -12,12 +12,12 @@ import torch
 
 from ..errors import OptionError
 from ..files import write_atomically
-from .checkpoint import Checkpoint, Outgoing, check_weights
+from .checkpoint import Checkpoint, ExportSpec, check_weights
 from .foreign import DEFAULTS, config_from, config_values, published_as, weights_in
 from .formats import CONFIG_FILE, HUGGINGFACE, read_json
 from .safetensors_files import write_files
 from .vocabulary import Vocabulary
-from .weights import Passing
+from .weights import StreamingReader
 
 _TASKS = {
     "AutoModel": "GLMModel",
@@ -42,7 +42,7 @@ def open_huggingface(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def write_huggingface(folder: Path, model: Outgoing) -> None:
+def write_huggingface(folder: Path, model: ExportSpec) -> None:
     """Write a hub folder, its weights as safetensors.
 
     The remote code itself (`modeling_glm.py` and two more files) is not openglm's to write.
@@ -67,6 +67,6 @@ def write_huggingface(folder: Path, model: Outgoing) -> None:
         **config_values(model.config, to="the hub"),
         "torch_dtype": str(dtypes.pop() if len(dtypes) == 1 else torch.float32).removeprefix("torch."),
     }
-    write_files(folder, model.infos, Passing(model.weights), shard_bytes=model.shard_bytes)
+    write_files(folder, model.infos, StreamingReader(model.weights), shard_bytes=model.shard_bytes)
     model.weights.release()
     write_atomically(folder / CONFIG_FILE, (json.dumps(values, indent=2) + "\n").encode())

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..network.attention import prefix_mask
 from ..network.config import GLMConfig
 from ..network.model import GLMModel
-from .weights import Passing, Weights
+from .weights import StreamingReader, Weights
 
 LENGTH = 24  # tokens of Part A and one span of Part B
 ROWS_AT_ONCE = 2048  # of the vocabulary
@@ -32,7 +32,7 @@ def probe_logits(config: GLMConfig, weights: Weights) -> Tensor:
 
     with torch.device("meta"):
         transformer = GLMModel(config).eval().transformer
-    read = Passing(weights)
+    read = StreamingReader(weights)
     # One room for all tensors in turn that must be converted: rooms made anew leave a heap full of holes.
     room = torch.empty(max(tensor.numel() for tensor in transformer.parameters()))
     for path, module in transformer.named_modules():
@@ -49,7 +49,7 @@ def probe_logits(config: GLMConfig, weights: Weights) -> Tensor:
     return logits
 
 
-def _fetch(read: Passing, path: str, names: list[str], room: Tensor, module: nn.Module, _: Any) -> None:
+def _fetch(read: StreamingReader, path: str, names: list[str], room: Tensor, module: nn.Module, _: Any) -> None:
     for name in names:
         values = read(f"{path}.{name}")
         if values.dtype != room.dtype:

@@ -16,11 +16,11 @@ from ..files import write_atomically
 from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
-from .checkpoint import Checkpoint, Outgoing, check_weights
+from .checkpoint import Checkpoint, ExportSpec, check_weights
 from .formats import CONFIG_FILE, OPENGLM, read_json, weight_files
 from .safetensors_files import SHARD_BYTES, SINGLE_FILE, read_files, write_files
 from .vocabulary import Vocabulary
-from .weights import Passing, TensorInfo, Weights
+from .weights import StreamingReader, TensorInfo, Weights
 
 WEIGHTS_FILE = SINGLE_FILE
 
@@ -54,7 +54,7 @@ def write_config(folder: Path, config: GLMConfig) -> None:
     write_atomically(folder / CONFIG_FILE, (json.dumps(values, indent=2) + "\n").encode())
 
 
-def write_native(folder: Path, model: Outgoing) -> None:
+def write_native(folder: Path, model: ExportSpec) -> None:
     """Write weights and configuration of a network that passes through.
 
     Raises:
@@ -62,7 +62,7 @@ def write_native(folder: Path, model: Outgoing) -> None:
     """
     if model.ranks != 1:
         raise OptionError("--model-parallel: openglm's own format has no model-parallel pieces; leave it at 1")
-    write_files(folder, model.infos, Passing(model.weights), shard_bytes=model.shard_bytes)
+    write_files(folder, model.infos, StreamingReader(model.weights), shard_bytes=model.shard_bytes)
     model.weights.release()
     write_config(folder, model.config)
 

@@ -10,7 +10,7 @@ import torch
 
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
-from .checkpoint import Checkpoint, Outgoing
+from .checkpoint import Checkpoint, ExportSpec
 from .find import find_folder
 from .flagai import open_flagai, write_flagai
 from .formats import FLAGAI, HUGGINGFACE, OPENGLM, THUDM, detect
@@ -24,7 +24,7 @@ OPEN: dict[str, Callable[[Path], Checkpoint]] = {
     HUGGINGFACE: open_huggingface,
     THUDM: open_thudm,
 }
-WRITE: dict[str, Callable[[Path, Outgoing], None]] = {
+WRITE: dict[str, Callable[[Path, ExportSpec], None]] = {
     OPENGLM: write_native,
     FLAGAI: write_flagai,
     HUGGINGFACE: write_huggingface,

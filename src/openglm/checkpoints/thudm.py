@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
 from ..network.config import BLANK_KINDS, GLMConfig
-from .checkpoint import Checkpoint, Outgoing, check_weights
+from .checkpoint import Checkpoint, ExportSpec, check_weights
 from .foreign import DROPOUTS, config_values, write_pieces
 from .formats import CONFIG_FILE, RANK_FILE, THUDM, TRACKER_FILES, rank_files, rank_folder, read_json
 from .pickles import PickleFile
@@ -110,7 +110,7 @@ def _shape(infos: Mapping[str, TensorInfo], name: str, dimensions: int, folder: 
     return infos[name].shape
 
 
-def write_thudm(folder: Path, model: Outgoing) -> None:
+def write_thudm(folder: Path, model: ExportSpec) -> None:
     """Write a folder of the original layout, and the sizes in a `config.json` that the original passes over.
 
     Raises:

@@ -74,7 +74,7 @@ class Weights(ABC):
         """Give back mapped memory; what is read later is mapped again."""
 
 
-class Passing:
+class StreamingReader:
     """Reads tensors that only pass through: in bounded memory, if the caller keeps none of them."""
 
     def __init__(self, weights: Weights) -> None:
@@ -139,7 +139,7 @@ class FilesTogether(Weights):
             file.release()
 
 
-class Rounded(Weights):
+class CastWeights(Weights):
     """The same weights in another dtype."""
 
     windows = False
