@@ -16,13 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..infill.infiller import Infiller
+from .access import AccessControl
+from .completion_schemas import CompletionRequest
 from .completions import complete
 from .errors import HTTPError
-from .guard import Guard
 from .http import error_response
 from .infilling import choose, fill, find_model, models, score
 from .openapi import document
-from .schemas import ChooseRequest, CompletionRequest, FillRequest, ScoreRequest
+from .schemas import ChooseRequest, FillRequest, ScoreRequest
 from .service import Call, Service
 from .settings import Settings
 
@@ -87,7 +88,9 @@ def build_app(infiller: Infiller, settings: Settings | None = None) -> Starlette
                 expose_headers=["Retry-After"],
             )
         )
-    middleware.append(Middleware(Guard, key=settings.key, hosts=settings.hosts, metrics=service.metrics, routes=paths))
+    middleware.append(
+        Middleware(AccessControl, key=settings.key, hosts=settings.hosts, metrics=service.metrics, routes=paths)
+    )
     handlers: dict[Any, Any] = {HTTPException: _as_ours, HTTPError: _refused, Exception: _refused}
     app = Starlette(routes=routes, middleware=middleware, lifespan=lifespan, exception_handlers=handlers)
     app.state.service = service

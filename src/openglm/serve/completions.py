@@ -8,7 +8,6 @@ Prompt and suffix are literal text: the wording [MASK] in them is no blank.
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -21,16 +20,15 @@ from starlette.responses import JSONResponse, Response
 from ..blanks import BlankedText, BlankKind
 from ..engine.decoding import Answers, Row
 from ..infill.request import Request
-from .errors import bad_request
+from .completion_schemas import CompletionRequest
 from .http import EventStream, sse
-from .schemas import CompletionRequest, Json
+from .schemas import Json
 from .service import Service, updates, usage
 from .stops import StopWatch
 from .worker import Ticket, Updates
 
 AT_THE_END = (BlankKind.GMASK, BlankKind.SMASK, BlankKind.MASK)  # the first one that the model fills
 IN_BETWEEN = (BlankKind.SMASK, BlankKind.MASK, BlankKind.GMASK)
-MOST_STOPS, LONGEST_STOP = 4, 128
 
 
 @dataclass(frozen=True)
@@ -126,14 +124,13 @@ class Completion(Ticket):
 
 async def complete(service: Service, body: CompletionRequest) -> Response:
     """Complete one prompt or several."""
-    stops = _check(service, body)
-    count = body.n or 1
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    news = updates()
+    prompts, count, news = body.prompts, body.count, updates()
 
     def prepared() -> list[Completion]:
         return [
-            Completion(_request(service, body, prompt), news, stops, streams=bool(body.stream), logprobs=body.logprobs)
+            Completion(
+                _request(service, body, prompt), news, body.stops, streams=bool(body.stream), logprobs=body.logprobs
+            )
             for prompt in prompts
         ]
 
@@ -199,15 +196,14 @@ def _usage(tickets: Sequence[Completion]) -> Json:
 
 def _request(service: Service, body: CompletionRequest, prompt: str) -> Request:
     blank = _blank(service, body)
-    samples = max(body.n or 1, body.best_of or 1)
     temperature = 1.0 if body.temperature is None else body.temperature
     return service.request(
         BlankedText((prompt, body.suffix or ""), (blank,)),
         top_logprobs=body.logprobs or 0,
-        max_new_tokens=body.max_tokens or 16,
+        max_new_tokens=body.most,
         temperature=temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
-        num_return_sequences=samples,
+        num_return_sequences=body.samples,
         seed=body.seed,
     )
 
@@ -217,32 +213,3 @@ def _blank(service: Service, body: CompletionRequest) -> BlankKind:
         return BlankKind(body.blank)
     fills = service.infiller.model.config.blanks
     return next(kind for kind in (IN_BETWEEN if body.suffix else AT_THE_END) if kind.value in fills)
-
-
-def _check(service: Service, body: CompletionRequest) -> list[str]:
-    """The stop strings. Raises HTTPError 400: something that cannot be done, by its name."""
-    for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
-        if getattr(body, name):
-            raise bad_request(f"{name} is not supported; leave it out", name, "unsupported_parameter")
-    count, samples = body.n or 1, max(body.n or 1, body.best_of or 1)
-    if body.best_of is not None and body.best_of < count:
-        raise bad_request(f"best_of {body.best_of} is below n {count}", "best_of")
-    if body.stream and samples > count:
-        raise bad_request("with best_of above n nothing can be streamed; set stream to false", "best_of")
-    if body.stream_options is not None and not body.stream:
-        raise bad_request("stream_options go with stream", "stream_options")
-    if body.temperature == 0 and samples > 1:
-        raise bad_request("temperature 0 has one answer; raise it, or set n and best_of to 1", "n")
-    if body.echo and body.logprobs is not None:
-        raise bad_request("the prompt has no log-probabilities; leave echo or logprobs out", "echo")
-    prompts = 1 if isinstance(body.prompt, str) else len(body.prompt)
-    most = service.settings.limits.answers
-    if prompts * samples > most:
-        raise bad_request(f"{prompts * samples} completions; this server allows at most {most} in a request", "n")
-    if prompts * (body.max_tokens or 16) * samples > service.settings.limits.tokens:
-        allowed = math.floor(service.settings.limits.tokens / (prompts * samples))
-        raise bad_request(f"max_tokens {body.max_tokens}; this server allows {allowed} of each", "max_tokens")
-    stops = [] if body.stop is None else [body.stop] if isinstance(body.stop, str) else list(body.stop)
-    if len(stops) > MOST_STOPS or not all(0 < len(stop) <= LONGEST_STOP for stop in stops):
-        raise bad_request(f"stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters", "stop")
-    return stops

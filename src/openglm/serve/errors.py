@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from ..errors import ContextLengthError, OpenGLMError, OptionError, UnsupportedBlankError
 
@@ -46,6 +47,11 @@ class HTTPError(Exception):
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> HTTPError:
     """400: what was asked cannot be done as it stands."""
     return HTTPError(400, message, param=param, code=code)
+
+
+def refused(param: str, message: str, code: str = "invalid_parameter") -> PydanticCustomError:
+    """What a validator raises: the answer will be a 400 with this parameter, message and code."""
+    return PydanticCustomError("refused", "{message}", {"param": param, "message": message, "code": code})
 
 
 def busy(retry_after: int) -> HTTPError:
@@ -91,7 +97,10 @@ def as_http_error(error: BaseException) -> HTTPError:
 
 
 def _invalid(error: ValidationError) -> HTTPError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "refused":
+        context = first["ctx"]
+        return bad_request(context["message"], context["param"], context["code"])
     if first["type"] == "json_invalid":
         return bad_request(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
     names = [str(part) for part in first["loc"]]

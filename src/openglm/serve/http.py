@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from .errors import HTTPError, as_http_error, bad_request, out_of_time
+from .settings import Limits
 
 log = logging.getLogger("openglm.serve")
 M = TypeVar("M", bound=BaseModel)
@@ -33,12 +34,12 @@ def error_response(error: BaseException) -> JSONResponse:
     return JSONResponse(answer.body(), answer.status, headers=answer.headers)
 
 
-async def read_body(request: Request, kind: type[M], *, most: int, seconds: float) -> M:
+async def read_body(request: Request, kind: type[M], limits: Limits) -> M:
     """The body, checked.
 
     Args:
-        most: bytes; not many more are ever read.
-        seconds: in which the body must have arrived.
+        kind: what it should be; its validators find `limits` as their context.
+        limits: of its size and of the time in which it must have arrived; not many more bytes are ever read.
 
     Raises:
         HTTPError: 408, 413, 415, or 400 for a body that is not what it should be.
@@ -48,6 +49,7 @@ async def read_body(request: Request, kind: type[M], *, most: int, seconds: floa
     # Only JSON: a page of another origin can send other types without being asked for leave.
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise HTTPError(415, "send JSON, with Content-Type: application/json", code="unsupported_media_type")
+    most, seconds = limits.body, limits.read_seconds
     too_large = HTTPError(
         413, f"a request may have at most {most} bytes", code="request_too_large", headers={"Connection": "close"}
     )
@@ -71,7 +73,7 @@ async def read_body(request: Request, kind: type[M], *, most: int, seconds: floa
     except ClientDisconnect:
         raise HungUp from None
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate_json(body, context=limits)
     except ValidationError as error:
         raise as_http_error(error) from None
     except RecursionError:

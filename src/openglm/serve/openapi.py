@@ -8,13 +8,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .. import __version__
+from .completion_schemas import CompletionRequest, CompletionResponse
 from .schemas import (
-    ANSWERS,
-    REQUESTS,
     ChooseRequest,
     ChooseResponse,
-    CompletionRequest,
-    CompletionResponse,
     ErrorResponse,
     FillRequest,
     FillResponse,
@@ -27,6 +24,10 @@ from .schemas import (
 )
 from .settings import Settings
 
+REQUESTS: tuple[type[BaseModel], ...] = (FillRequest, ChooseRequest, ScoreRequest, CompletionRequest)
+ANSWERS: tuple[type[BaseModel], ...] = (
+    FillResponse, ChooseResponse, ScoreResponse, CompletionResponse, ModelCard, ModelList, Status, ErrorResponse,
+)  # fmt: skip
 REFUSALS = {
     400: "The body is not what it should be, or asks for what cannot be done; `param` names the field.",
     401: "No key, or a wrong one.",

@@ -9,14 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 BlankName = Literal["[MASK]", "[sMASK]", "[gMASK]"]
 Truncate = Literal["start", "end", "around"]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Json = dict[str, Any]
 
 
-class _Strict(BaseModel):
-    # Nothing is guessed: "5" is no number, and a misspelt name is not passed over.
+class Strict(BaseModel):
+    """A body of which nothing is guessed: "5" is no number, and a misspelt name is not passed over."""
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class Blank(_Strict):
+class Blank(Strict):
     """A blank, in a text given in parts."""
 
     blank: BlankName
@@ -38,7 +40,7 @@ MaxTokens = Annotated[int, Field(ge=1, le=2**31)]
 MinTokens = Annotated[int, Field(ge=0, le=2**31)]
 
 
-class FillRequest(_Strict):
+class FillRequest(Strict):
     """Fill every blank of a text."""
 
     model: ModelField = None
@@ -59,7 +61,7 @@ class FillRequest(_Strict):
     stream: bool = Field(False, description="Send pieces as they are written, as server-sent events.")
 
 
-class ChooseRequest(_Strict):
+class ChooseRequest(Strict):
     """Rank answers to a text."""
 
     model: ModelField = None
@@ -78,46 +80,13 @@ class ChooseRequest(_Strict):
     truncate: TruncateField = None
 
 
-class ScoreRequest(_Strict):
+class ScoreRequest(Strict):
     """Log-probability of given fills."""
 
     model: ModelField = None
     text: TextField
     fills: str | list[str] = Field(description="One string per blank; a single string for a single blank.")
     truncate: TruncateField = None
-
-
-class StreamOptions(_Strict):
-    """How to stream a completion."""
-
-    include_usage: bool | None = Field(None, description="A last chunk with the usage.")
-    include_obfuscation: bool | None = Field(None, description="Accepted; nothing is padded.")
-
-
-class CompletionRequest(_Strict):
-    """OpenAI's completions. The prompt goes on, or with `suffix`, what stands between the two is written."""
-
-    model: ModelField = None
-    prompt: str | Annotated[list[str], Field(min_length=1)] = Field(description="One text, or several.")
-    suffix: str | None = Field(None, description="What follows the text to be written.")
-    max_tokens: MaxTokens | None = Field(16, description="Most tokens of a completion.")
-    temperature: float | None = Field(1.0, ge=0, le=2)
-    top_p: float | None = Field(1.0, gt=0, le=1)
-    n: int | None = Field(1, ge=1, le=128, description="Completions per prompt.")
-    best_of: int | None = Field(None, ge=1, le=128, description="Sample so many and give the n most probable.")
-    logprobs: int | None = Field(None, ge=0, le=5, description="Log-probabilities, and of so many other tokens.")
-    echo: bool | None = Field(False, description="Put the prompt in front of the completion.")
-    stop: str | list[str] | None = Field(None, description="Up to 4 strings at which to stop; not part of the text.")
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    seed: Seed | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Only 0.")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Only 0.")
-    logit_bias: dict[str, float] | None = Field(None, description="Only empty.")
-    user: str | None = Field(None, description="Accepted and not looked at.")
-    blank: BlankName | None = Field(
-        None, description="The blank to use. Default: [gMASK] at the end, [sMASK] in front of a suffix, or the nearest."
-    )
 
 
 # --- answers -------------------------------------------------------------------------------
@@ -143,7 +112,7 @@ class FillAnswer(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class Answer(BaseModel):
+class FilledAnswer(BaseModel):
     """One way to fill the text."""
 
     text: str
@@ -151,11 +120,11 @@ class Answer(BaseModel):
     blanks: list[FillAnswer]
 
 
-class FillResponse(Answer):
+class FillResponse(FilledAnswer):
     """The text filled. `alternatives` holds the other answers."""
 
     model: str
-    alternatives: list[Answer]
+    alternatives: list[FilledAnswer]
     truncated: int = Field(description="Tokens of the text that the model did not see.")
     usage: Usage
 
@@ -189,35 +158,6 @@ class ChooseResponse(BaseModel):
 
     model: str
     choices: list[Ranked]
-
-
-class CompletionLogprobs(BaseModel):
-    """Of each token of a completion."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
-    text_offset: list[int]
-
-
-class CompletionChoice(BaseModel):
-    """One completion."""
-
-    text: str
-    index: int
-    logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"]
-
-
-class CompletionResponse(BaseModel):
-    """OpenAI's completion object."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage
 
 
 class Capabilities(BaseModel):
@@ -271,10 +211,3 @@ class ErrorResponse(BaseModel):
     """Every answer that is not a success."""
 
     error: ErrorBody
-
-
-REQUESTS: tuple[type[BaseModel], ...] = (FillRequest, ChooseRequest, ScoreRequest, CompletionRequest)
-ANSWERS: tuple[type[BaseModel], ...] = (
-    FillResponse, ChooseResponse, ScoreResponse, CompletionResponse, ModelCard, ModelList, Status, ErrorResponse,
-)  # fmt: skip
-Json = dict[str, Any]

@@ -178,7 +178,7 @@ class Call(Generic[M]):
         try:
             for admission in self._admissions:
                 admission.check()  # before the body is read: a full server reads nothing
-            body = await read_body(request, self._kind, most=limits.body, seconds=limits.read_seconds)
+            body = await read_body(request, self._kind, limits)
             service.check_model(getattr(body, "model", None))
             with ExitStack() as places:
                 for admission in self._admissions:

@@ -25,7 +25,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class AccessControl:
     """An ASGI middleware.
 
     Args:
