@@ -51,6 +51,10 @@ class DataError(OpenGLMError):
     """A corpus or prepared shard cannot be read or does not fit the tokenizer."""
 
 
+class MissingLibraryError(OpenGLMError, ImportError):
+    """A library that comes with an extra (`pip install 'openglm[train]'`) is not installed."""
+
+
 class TrainingError(OpenGLMError):
     """A training run cannot go on (non-finite loss, unusable checkpoint, bad recipe)."""
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from openglm.data import addresses, corpus
 from openglm.data.addresses import expand, file_name, size_of
 from openglm.data.corpus import OPEN_FILES, documents, interleaved
-from openglm.errors import DataError
+from openglm.errors import DataError, MissingLibraryError
 
 TEXTS = ["The first one.", "第二篇。\n两段。", "third \u2028 \x00 \u0085 with odd breaks", " ", "x" * 5000]
 
@@ -207,8 +207,8 @@ def test_damaged_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "package", "remedy"),
     [
-        ("a.parquet", "pyarrow", r"pip install openglm\[parquet\]"),
-        ("a.jsonl.zst", "zstandard", "pip install zstandard"),
+        ("a.parquet", "pyarrow", r"pip install 'openglm\[parquet\]'"),
+        ("a.jsonl.zst", "zstandard", r"pip install 'openglm\[train\]'"),
         ("memory://a.txt", "fsspec", "pip install fsspec"),
         ("s3://bucket/a.txt", "s3fs", "s3fs"),
         ("https://localhost/a.txt", "aiohttp", "aiohttp"),
@@ -221,7 +221,7 @@ def test_a_missing_package_is_named(
     (tmp_path / "a.jsonl.zst").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DataError, match=rf"{re.escape(name)}.*{remedy}"):
+    with pytest.raises((DataError, MissingLibraryError), match=rf"{re.escape(name)}.*{remedy}"):
         list(documents(name))
 
 

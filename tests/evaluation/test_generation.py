@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from openglm.errors import InputError
-from openglm.evaluation.generation import MissingLibraryError, bleu, mean_length, rouge
+from openglm.errors import InputError, MissingLibraryError
+from openglm.evaluation.generation import bleu, mean_length, rouge
 from openglm.evaluation.units import is_chinese, units, written_words
 
 

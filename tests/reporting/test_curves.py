@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openglm.errors import DataError, OptionError, TrainingError
+from openglm.errors import DataError, MissingLibraryError, TrainingError
 from openglm.reporting.curves import COLOURS, Curves, _draw, _smoothed, draw_curves, read_curves
 
 ENTRIES: list[dict[str, Any]] = [
@@ -145,8 +145,8 @@ def test_pictures_of_all_kinds_of_logs(tmp_path: Path, entries: list[dict[str, A
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(OptionError, match="pip install matplotlib"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingLibraryError, match=r"matplotlib.*pip install 'openglm\[train\]'"):
         draw_curves(written(tmp_path, ENTRIES), tmp_path / "curves.png")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from ..errors import DataError, suggest
+from ..extras import library
 from .addresses import JSON_LINES, PARQUET, file_name, is_remote, kind_of, open_binary
 
 OPEN_FILES = 16  # files that `interleaved` reads from at a time
@@ -107,10 +108,7 @@ class _Zstandard(io.RawIOBase):
     """
 
     def __init__(self, address: str | Path, file: BinaryIO) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise DataError(f"{address}: reading .zst needs the zstandard package: pip install zstandard") from error
+        zstandard = library("zstandard", extra="train", purpose=f"{address}: reading .zst")
         self._error = zstandard.ZstdError
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # also of `zstd --long`
         self._file = file
@@ -205,13 +203,8 @@ def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
 
 
 def _rows(address: str | Path, field: str) -> Iterator[str]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(
-            f"{address}: reading Parquet needs the pyarrow package: pip install openglm[parquet]"
-        ) from error
+    pyarrow = library("pyarrow", extra="parquet", purpose=f"{address}: reading Parquet")
+    parquet = library("pyarrow.parquet", extra="parquet", purpose=f"{address}: reading Parquet")
     row = 0
     try:
         with open_binary(address) as file, parquet.ParquetFile(file, buffer_size=1 << 20) as table:

@@ -6,28 +6,14 @@ from; what is added is that Chinese is cut into characters. Knows nothing about 
 
 from __future__ import annotations
 
-import importlib
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-from ..errors import InputError, OpenGLMError
+from ..errors import InputError
+from ..extras import library
 from .units import is_chinese, units
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-
-
-class MissingLibraryError(OpenGLMError, ImportError):
-    """A metric needs a library that is not installed."""
-
-
-def _library(module: str, package: str, what: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingLibraryError(
-            f"{what} needs the library {package}: pip install {package} (or pip install 'openglm[eval]')"
-        ) from error
 
 
 class _Units:
@@ -52,7 +38,9 @@ def rouge(predictions: Sequence[str], references: Sequence[str | Sequence[str]])
         InputError: no predictions, or not as many references; MissingLibraryError.
     """
     listed = _paired(predictions, references)
-    scorer = _library("rouge_score.rouge_scorer", "rouge-score", "ROUGE").RougeScorer(list(ROUGE), tokenizer=_Units())
+    scorer = library("rouge_score.rouge_scorer", extra="eval", purpose="ROUGE").RougeScorer(
+        list(ROUGE), tokenizer=_Units()
+    )
     sums = dict.fromkeys(ROUGE, 0.0)
     for prediction, golds in zip(predictions, listed, strict=True):
         each = [scorer.score(gold, prediction) for gold in golds]
@@ -77,13 +65,13 @@ def bleu(
     listed = _paired(predictions, references)
     if len({len(golds) for golds in listed}) > 1:
         raise InputError("BLEU needs the same number of references for every text")
-    library = _library("sacrebleu", "sacrebleu", "BLEU")
+    sacrebleu = library("sacrebleu", extra="eval", purpose="BLEU")
     if tokenize is None:
         tokenize = "zh" if is_chinese([golds[0] for golds in listed]) else "13a"
-    if tokenize not in library.BLEU.TOKENIZERS:
-        raise InputError(f"no tokenizer {tokenize!r} in sacrebleu; it has {', '.join(library.BLEU.TOKENIZERS)}")
+    if tokenize not in sacrebleu.BLEU.TOKENIZERS:
+        raise InputError(f"no tokenizer {tokenize!r} in sacrebleu; it has {', '.join(sacrebleu.BLEU.TOKENIZERS)}")
     streams = [list(stream) for stream in zip(*listed, strict=True)]
-    return float(library.BLEU(tokenize=tokenize).corpus_score(list(predictions), streams).score)
+    return float(sacrebleu.BLEU(tokenize=tokenize).corpus_score(list(predictions), streams).score)
 
 
 def mean_length(texts: Sequence[str]) -> float:

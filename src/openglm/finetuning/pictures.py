@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import OptionError
+from ..extras import library
 from ..files import replacing
 from ..reporting.curves import CHINESE_FONTS
 
@@ -34,13 +34,12 @@ def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], outpu
         Whether the names of the labels could be written; if not, their numbers (from 1) stand there.
 
     Raises:
-        OptionError: matplotlib is not installed.
+        MissingLibraryError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError("drawing a confusion matrix needs the package matplotlib: pip install matplotlib") from error
+    library("matplotlib", extra="train", purpose="drawing a confusion matrix")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     family = fonts_for([*labels, title])
     fonts = family or ["DejaVu Sans"]
     names = list(labels) if fonts_for(labels) else [str(number) for number in range(1, len(labels) + 1)]

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, OptionError, TrainingError
+from ..errors import DataError, MissingLibraryError, TrainingError
 from ..files import replacing, write_atomically
 from ..reporting.curves import draw_curves
 from ..reporting.report import LOG_FILE
@@ -36,13 +36,13 @@ def write_report(
     best_folder = seed_folder(output, best.seed)
     try:
         draw_curves(best_folder / LOG_FILE, output / CURVES, title=output.resolve().name)
-    except (DataError, OptionError, TrainingError) as error:
+    except (DataError, MissingLibraryError, TrainingError) as error:
         missing.append(f"no curves are drawn: {error}")
     split = next((name for name in ("test", "dev") if name in best.confusion), None)
     if split is not None:
         try:
             draw_confusion(best.confusion[split], result.labels, output / CONFUSION, title=f"{title}, {split}")
-        except OptionError as error:
+        except MissingLibraryError as error:
             missing.append(f"no confusion matrix is drawn: {error}")
     for name in best.loss:
         with replacing(output / f"{name}.predictions.jsonl") as part:

@@ -12,7 +12,7 @@ import torch
 from ..checkpoints.native import save_model
 from ..data.samples import SampleMaker
 from ..data.stream import OBJECTIVE_NAMES, BatchStream, Source
-from ..errors import DataError, OptionError, TrainingError
+from ..errors import DataError, MissingLibraryError, TrainingError
 from ..network.model import GLMModel
 from ..reporting.card import describe_environment, write_card
 from ..reporting.curves import draw_curves
@@ -175,7 +175,7 @@ class Trainer:
             save_model(folder, whole, self.tokenizer, dtype=torch.bfloat16)
             try:
                 draw_curves(log, curves, title=self.output.resolve().name)
-            except (DataError, OptionError, TrainingError) as error:  # no matplotlib, or a run without losses
+            except (DataError, MissingLibraryError, TrainingError) as error:  # no matplotlib, or a run without losses
                 self._say(f"no curves are drawn: {error}")
             self._write_card(folder, log, curves)
         self.processes.wait()

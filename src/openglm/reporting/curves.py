@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OptionError, TrainingError
+from ..errors import TrainingError
+from ..extras import library
 from ..files import replacing
 from .report import LOSS, read_log
 
@@ -115,13 +116,12 @@ def draw_curves(log: Path, output: Path, *, title: str | None = None, log_x: boo
     Raises:
         DataError: an unreadable log.
         TrainingError: no losses in it.
-        OptionError: matplotlib is not installed.
+        MissingLibraryError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError("drawing curves needs the package matplotlib: pip install matplotlib") from error
+    library("matplotlib", extra="train", purpose="drawing curves")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     curves = read_curves(log)
     figure = Figure(figsize=(12, 7.5), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)

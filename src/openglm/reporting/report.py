@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..errors import DataError, TrainingError
+from ..errors import DataError, MissingLibraryError, TrainingError
+from ..extras import library
 from ..files import write_atomically
 from .trackers import choose_trackers, start_trackers
 
@@ -183,7 +184,8 @@ class Report:
         """
         self._write({"step": step, **(extra or {}), "validation": dict(losses)})
         self._scalars("validation", losses, step)
-        self._board.flush()
+        if self._board is not None:
+            self._board.flush()
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self._say(f"update {step}  validation  {text}")
 
@@ -201,9 +203,8 @@ class Report:
         if not texts:
             return
         self._write({"step": step, "fills": list(texts)})
-        self._board.add_text(
-            "fills", "\n".join(f"    {text}" for text in texts), step
-        )  # indented: as it is, not Markdown
+        if self._board is not None:  # indented, a text stands as it is, not as Markdown
+            self._board.add_text("fills", "\n".join(f"    {text}" for text in texts), step)
         self._say("\n".join([f"update {step}  fills", *(f"  {text}" for text in texts)]))
 
     def close(self) -> None:
@@ -228,14 +229,18 @@ class Report:
         return log
 
     def _open_board(self) -> Any:
-        from tensorboardX import SummaryWriter
-
+        """The TensorBoard writer; without its library, None and a note: the log holds the same figures."""
+        try:
+            board = library("tensorboardX", extra="train", purpose="writing files for TensorBoard")
+        except MissingLibraryError as error:
+            self._say(f"note: no files for TensorBoard: {error}")
+            return None
         # TensorBoard hides what earlier event files say about these updates and later ones.
         purge = None if self._resumed is None else self._resumed + 1
         # Files are named by the second; two starts within one must not overwrite each other.
         suffix = f".{time.time_ns()}"
         folder = str(self.folder / TENSORBOARD_FOLDER)
-        return SummaryWriter(folder, purge_step=purge, flush_secs=30, filename_suffix=suffix)
+        return board.SummaryWriter(folder, purge_step=purge, flush_secs=30, filename_suffix=suffix)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         try:
@@ -252,7 +257,8 @@ class Report:
     def _scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         named = {f"{group}/{name}": value for name, value in values.items()}
         for name, value in named.items():
-            self._board.add_scalar(name, value, step)
+            if self._board is not None:
+                self._board.add_scalar(name, value, step)
         for tracker in self._trackers:
             tracker.log(named, step)
 
