@@ -37,8 +37,8 @@ from openglm.evaluation.results import Result, ResultFile, combine, identity
 from openglm.evaluation.tables import markdown
 from openglm.infill.infiller import Infiller, load
 from openglm.tasks.examples import Example
+from openglm.tasks.pattern_indices import as_plain
 from openglm.tasks.task import Task
-from openglm.tasks.which import plain
 
 TASKS = ("eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "chid", "csl", "cluewsc")
 METHODS = ("zero-shot", "zero-shot, calibrated", "tf-idf", "head", "cloze")
@@ -61,7 +61,7 @@ REGULARISATION = (1.0, 10.0, 100.0)  # of logistic regression, chosen on the dev
 
 def plain_text(task: Task, example: Example) -> str:
     """The fields of an example that its pattern uses, one after the other."""
-    values = [example.get(name) for name in task.form(0).pattern.fields if name not in task.derived]
+    values = [example.get(name) for name in task.template(0).pattern.fields if name not in task.derived]
     return "\n".join("、".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
 
 
@@ -163,7 +163,7 @@ def settings(name: str, method: str, args: argparse.Namespace) -> dict[str, Any]
     """What else decides a result."""
     if method == "tf-idf":
         return {"limit_train": args.limit_train}
-    chosen: dict[str, Any] = {"model": args.model, "pattern": plain(patterns(name, method))}
+    chosen: dict[str, Any] = {"model": args.model, "pattern": as_plain(patterns(name, method))}
     return chosen | ({"recipe": dict(RECIPES.get(name, {}))} if method in SEEDED else {})
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from openglm.data.shards import Shard
 from openglm.data.stream import Source
 from openglm.data.tokenizer_training import train_vocabulary
+from openglm.infill.infiller import Infiller
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
@@ -133,6 +134,12 @@ def tiny_model(tiny_config: GLMConfig) -> GLMModel:
     model = GLMModel(tiny_config).eval().requires_grad_(False)
     torch.set_rng_state(state)
     return model
+
+
+@pytest.fixture(scope="session")
+def infiller(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> Infiller:
+    """The tiny model, ready to fill."""
+    return Infiller(tiny_model, tokenizer)
 
 
 @pytest.fixture(scope="session")

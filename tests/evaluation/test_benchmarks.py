@@ -12,7 +12,7 @@ import pytest
 from openglm.checkpoints.native import save_model
 from openglm.evaluation.results import Result
 from openglm.network.model import GLMModel
-from openglm.tasks.parts import Figure
+from openglm.tasks.parts import PublishedResult
 from openglm.tasks.task import Task
 from openglm.tokenizer import BilingualTokenizer
 
@@ -114,7 +114,7 @@ def cells_of(line: str) -> list[str]:
 
 
 def test_the_table_has_means_and_deviations(fewclue: ModuleType) -> None:
-    figure = Figure("Somebody", "few-shot", "accuracy", 80.0, "a paper")
+    figure = PublishedResult("Somebody", "few-shot", "accuracy", 80.0, "a paper")
     results = [
         Result(f"fewclue/{task}", "m", "cloze", {"accuracy": value}, 9, seeds=(seed,), published=(figure,))
         for task, values in (("eprstmt", (60.0, 70.0)), ("tnews", (30.0, 30.0)))
@@ -151,7 +151,7 @@ def test_several_patterns_are_averaged_where_that_is_said(
 
 def test_patterns_of_the_tasks_are_there(fewclue: ModuleType) -> None:
     for name in fewclue.TASKS:
-        assert Task.load(f"fewclue/{name}").pattern_numbers(fewclue.patterns(name, "cloze"))
+        assert Task.load(f"fewclue/{name}").pattern_indices(fewclue.patterns(name, "cloze"))
 
 
 def test_an_unknown_task(fewclue: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

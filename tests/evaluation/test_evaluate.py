@@ -232,7 +232,7 @@ def test_several_patterns(folder: Path, options: EvalOptions, infiller: Infiller
     values = {"kind": "cloze", "model": options.model, "task": name, "pattern": [1, 2], "data": data, **finetune}
     result = run(FinetuneRecipe.from_dict({**values, "output": str(tmp_path / "run")}), quiet=True)
     path.write_text(path.read_text(encoding="utf-8").replace('）"]', '）", "{text}[MASK]"]'), encoding="utf-8")
-    assert len(Task.load(path).forms) == 4, "one was added since"
+    assert len(Task.load(path).templates) == 4, "one was added since"
     (tuned,) = evaluate([name], dataclasses.replace(options, model=str(tmp_path / "run")))
     assert (tuned.method, tuned.settings["pattern"]) == ("fine-tuned", [1, 2])
     assert tuned.metrics["accuracy"] == pytest.approx(result.test["accuracy"].mean)

@@ -8,10 +8,10 @@ import torch
 
 from openglm.blanks import Markers
 from openglm.errors import InputError, OptionError, UnsupportedBlankError
-from openglm.evaluation.forward import judge
 from openglm.evaluation.language_model import count_windows, last_words, perplexity, signs_of
 from openglm.evaluation.windows import Signs, starts, windows
 from openglm.infill.infiller import Infiller
+from openglm.scoring.targets import target_logprobs
 
 SIGNS = Signs(cls=900, blank=901, eos=902, markers=Markers(903, 904))
 TEXT = "Yesterday, the old teacher walked to the river; a farmer did not. 老师昨天走到了河边。"
@@ -48,7 +48,7 @@ def test_judging_is_one_forward_pass_by_hand(infiller: Infiller) -> None:
         for unidirectional in (False, True)
         for layout in windows(tokens, signs, window=16, stride=6, unidirectional=unidirectional)
     ]
-    found = list(judge(infiller.model, layouts, signs.eos, tokens_at_once=100))
+    found = list(target_logprobs(infiller.model, layouts, signs.eos, tokens_at_once=100))
     assert len(found) == len(layouts)
     for layout, (logprobs, first) in zip(layouts, found, strict=True):
         n = len(layout)
@@ -73,7 +73,7 @@ def test_perplexity_is_what_its_windows_say(infiller: Infiller, direction: str) 
     for text in (TEXT, "a letter"):
         tokens = np.array(infiller.tokenizer.encode(text))
         layouts = windows(tokens, signs, window=16, stride=5, unidirectional=direction == "uni")
-        loss -= sum(float(values.sum()) for values, _ in judge(infiller.model, layouts, signs.eos))
+        loss -= sum(float(values.sum()) for values, _ in target_logprobs(infiller.model, layouts, signs.eos))
         count += len(tokens) - 1
     assert found.tokens == count
     assert found.loss == pytest.approx(loss, rel=1e-5)
@@ -108,7 +108,7 @@ def test_last_words(infiller: Infiller) -> None:
         for direction in ("bi", "uni"):
             layout = last_word(np.array(tokens), np.array(wanted), signs, unidirectional=direction == "uni")
             assert layout.targets[layout.loss_mask].tolist() == wanted
-            _, first = next(judge(infiller.model, [layout], signs.eos))
+            _, first = next(target_logprobs(infiller.model, [layout], signs.eos))
             found = last_words(infiller, [f"{context} {word} \n"], direction=direction)
             assert found.accuracy == 100 * first.all()
     assert isinstance(piece, str)

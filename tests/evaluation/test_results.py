@@ -9,9 +9,9 @@ import pytest
 from openglm.errors import DataError
 from openglm.evaluation.results import Result, ResultFile, combine, read_results
 from openglm.evaluation.tables import markdown, render, value_of
-from openglm.tasks.parts import Figure
+from openglm.tasks.parts import PublishedResult
 
-FIGURE = Figure("Somebody", "few-shot", "accuracy", 73.72, "a paper")
+FIGURE = PublishedResult("Somebody", "few-shot", "accuracy", 73.72, "a paper")
 RESULT = Result(
     "fewclue/eprstmt", "default", "few-shot", {"accuracy": 70.12345}, 610, "Reviews", {"accuracy": 2.5}, (0, 1),
     ({"accuracy": 68.0}, {"accuracy": 72.2}), 3, {"accuracy": 50.0}, {"accuracy": 51.0}, (FIGURE,), 12.5,

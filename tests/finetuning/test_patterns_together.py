@@ -31,8 +31,8 @@ def job_of(recipe: FinetuneRecipe, seed: int = 0) -> ClozeJob:
 def asked(job: ClozeJob, epochs: int) -> list[tuple[int, int]]:
     """For each question of so many epochs, its line and the pattern that asks."""
     train = job.plan.questions["train"]
-    ways = {way.part_a.tobytes(): (each.number, n) for each in train for n, way in enumerate(each.ways)}
-    return [ways[each.part_a.tobytes()] for batch in range(epochs * job.batches) for each in job.asked(batch)]
+    variants = {variant.part_a.tobytes(): (each.number, n) for each in train for n, variant in enumerate(each.variants)}
+    return [variants[each.part_a.tobytes()] for batch in range(epochs * job.batches) for each in job.asked(batch)]
 
 
 def test_each_example_of_each_epoch_is_asked_by_one_pattern(make: Make) -> None:
@@ -89,7 +89,7 @@ def test_the_dev_file_is_measured_with_all_of_them(make: Make) -> None:
     found = job.evaluate("dev")
     assert found is not None
     expected = predict(job.model, job.plan.tokenizer, job.plan.questions["dev"])
-    assert all(len(each.question.ways) == 2 for each in expected)
+    assert all(len(each.question.variants) == 2 for each in expected)
     losses = [-each.scores[each.question.golds[0]] for each in expected]  # scores are normalised
     assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 

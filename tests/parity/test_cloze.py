@@ -160,7 +160,7 @@ def test_recorded_patterns(reference: Path, chinese: ChineseTokenizer, english: 
         text = sample["text"][0] if isinstance(sample["text"][0], list) else sample["text"]
         expected = text[: text.index(tokenizer.markers.sop)]
         number = OURS.get(entry["task"], {}).get(entry["pattern_id"], entry["pattern_id"])
-        pattern = task.form(number).pattern
+        pattern = task.template(number).pattern
         values = task.values(example_of(entry), pattern.fields)
         filled = pattern.fill(values, tokenizer, len(expected) if entry["max_seq_length"] == 28 else 64)
         context = filled.context(tokenizer)
@@ -184,7 +184,7 @@ def test_recorded_verbalizers(reference: Path, chinese: ChineseTokenizer, englis
         task = Task.load(TASKS[entry["task"]])
         tokenizer: Tokenizer = chinese if task.language == "zh" else english
         number = OURS.get(entry["task"], {}).get(entry["pattern_id"], entry["pattern_id"])
-        form = task.form(number)
+        form = task.template(number)
         words = form.verbalizer or task.verbalizer
         assert words is not None
         filled = form.pattern.fill(task.values(example_of(entry), form.pattern.fields), tokenizer, 512)

@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import strategies as st
 
 from openglm.batches import pad
 from openglm.blanks import Layout, lay_out
-from openglm.infill.infiller import Infiller
 from openglm.network.attention import dense_mask
 from openglm.network.model import GLMModel
 from openglm.scoring.question import Question
 from openglm.tensors import BatchTensors
 from openglm.tokenizer import BilingualTokenizer
-
-
-@pytest.fixture(scope="session")
-def infiller(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> Infiller:
-    """The tiny model with random weights."""
-    return Infiller(tiny_model, tokenizer)
 
 
 def plain_logprobs(model: GLMModel, tokenizer: BilingualTokenizer, question: Question, ends: bool) -> list[float]:

@@ -100,7 +100,7 @@ def test_examples_in_the_official_form(name: str, tokenizer: BilingualTokenizer)
     task = Task.load(name)
     config = GLMConfig(1, 4, 1, 1024)
     examples = prepared([Example(EXAMPLES[name], "x.jsonl", 1)], task.prepare)
-    for number in range(len(task.forms)):
+    for number in range(len(task.templates)):
         for question in task.questions(examples, tokenizer, config, number):
             assert question.gold is not None
             assert question.prior is not None

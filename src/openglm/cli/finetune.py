@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..tasks.which import ALL, which
+from ..tasks.pattern_indices import ALL, parse_indices
 
 if TYPE_CHECKING:
     from ..finetuning.jobs import Measure
@@ -164,7 +164,7 @@ def _task(values: dict[str, Any], args: argparse.Namespace) -> None:
             )
     by_number = args.task is not None or (values.get("task") and not any("[" in each for each in patterns))
     if patterns and by_number:
-        values["pattern"] = which(",".join(patterns))
+        values["pattern"] = parse_indices(",".join(patterns))
         patterns = []
     if args.task is not None or not (patterns or args.verbalizer or args.label or args.text_field):
         return

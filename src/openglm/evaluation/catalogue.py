@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..tasks.parts import Figure
+from ..tasks.parts import PublishedResult
 
 _GLM = "Du et al., GLM, ACL 2022 (arXiv 2103.10360), and the table in the README of THUDM/GLM"
 _GPT2 = "Radford et al. 2019, Language models are unsupervised multitask learners, as given in the README of THUDM/GLM"
@@ -18,13 +18,13 @@ _OTHERS = "README of THUDM/GLM, after the authors of Megatron-LM and Turing-NLG"
 
 def _bi_uni(
     metric: str, bi: float, uni: float, gpt2: float, megatron: float, turing: float, setting: str
-) -> tuple[Figure, ...]:
+) -> tuple[PublishedResult, ...]:
     return (
-        Figure("GLM-10B", setting, f"{metric} (bi)", bi, _GLM),
-        Figure("GLM-10B", setting, f"{metric} (uni)", uni, _GLM),
-        Figure("GPT-2 1.5B", setting, f"{metric} (uni)", gpt2, _GPT2),
-        Figure("Megatron-LM 8.3B", setting, f"{metric} (uni)", megatron, _OTHERS),
-        Figure("Turing-NLG 17B", setting, f"{metric} (uni)", turing, _OTHERS),
+        PublishedResult("GLM-10B", setting, f"{metric} (bi)", bi, _GLM),
+        PublishedResult("GLM-10B", setting, f"{metric} (uni)", uni, _GLM),
+        PublishedResult("GPT-2 1.5B", setting, f"{metric} (uni)", gpt2, _GPT2),
+        PublishedResult("Megatron-LM 8.3B", setting, f"{metric} (uni)", megatron, _OTHERS),
+        PublishedResult("Turing-NLG 17B", setting, f"{metric} (uni)", turing, _OTHERS),
     )
 
 
@@ -55,7 +55,7 @@ class Entry:
     target: str = "target"
     metrics: tuple[str, ...] = ()
     max_new_tokens: int = 64
-    published: Sequence[Figure] = ()
+    published: Sequence[PublishedResult] = ()
 
 
 ENTRIES: tuple[Entry, ...] = (

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError, suggest
+from ..tasks.pattern_indices import as_plain
 from ..tasks.task import DATA_VARIABLE, Task
-from ..tasks.which import plain
 from . import cloze_tasks
 from .catalogue import ENTRIES, Entry, entry
 from .fewshot import few_shot
@@ -80,7 +80,7 @@ def _target(name: str, options: EvalOptions) -> Target:
             f"nothing is called {name!r}.{suggest(name, known)} There are: {', '.join(known)}; or a task file"
         )
     task = Task.load(name)
-    task.pattern_numbers(options.pattern)
+    task.pattern_indices(options.pattern)
     tested = cloze_tasks.test_split(task)
     for split in ("train", tested) if options.method == "few-shot" else (tested,):
         task.paths(split, options.data_dir)
@@ -158,7 +158,7 @@ def _described(target: Target, options: EvalOptions, model: Model) -> tuple[str,
     if target.row is not None:
         return "zero-shot", (), settings | settings_of(target.row, options) | {"file": target.path and target.path.name}
     assert target.task is not None
-    pattern = plain(target.task.pattern_numbers(options.pattern))  # "all" may be others tomorrow
+    pattern = as_plain(target.task.pattern_indices(options.pattern))  # "all" may be others tomorrow
     settings |= {"pattern": pattern, "split": cloze_tasks.test_split(target.task)}
     if options.method == "few-shot":
         return "few-shot", tuple(options.seeds), settings | {"finetune": dict(options.finetune)}

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..tasks.examples import read_examples
+from ..tasks.pattern_indices import as_plain
 from ..tasks.task import Task
-from ..tasks.which import plain
 from .cloze_tasks import test_split
 from .options import EvalOptions
 
@@ -59,7 +59,7 @@ def _recipe(name: str, kind: str, data: dict[str, Any], folder: Path, options: E
         "model": options.model,
         "output": str(folder),
         "task": name,
-        "pattern": plain(options.pattern),
+        "pattern": as_plain(options.pattern),
         "data": data,
         "run": {**RUN, "seeds": list(options.seeds)},
     }

@@ -17,7 +17,7 @@ from numpy.random import Generator
 from ..blanks import BlankedText, BlankKind
 from ..errors import InputError, OptionError
 from ..infill.infiller import Infiller
-from .forward import Progress
+from ..scoring.targets import OnDone
 from .generation import bleu
 from .units import written_words
 
@@ -76,7 +76,7 @@ def infilling(
     *,
     seed: int = 0,
     kind: BlankKind = BlankKind.MASK,
-    progress: Progress | None = None,
+    progress: OnDone | None = None,
     **options: Any,
 ) -> list[Infilling]:
     """Blank out words at each ratio and fill them.
@@ -99,7 +99,7 @@ def _at_ratio(
     ratio: float,
     seed: int,
     kind: BlankKind,
-    progress: Progress | None,
+    progress: OnDone | None,
     options: dict[str, Any],
 ) -> Infilling:
     cases = [(text, *blank_words(text, ratio, np.random.default_rng([seed, i]), kind)) for i, text in enumerate(texts)]

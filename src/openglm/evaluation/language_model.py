@@ -18,7 +18,7 @@ import numpy as np
 from ..blanks import BlankKind, Layout
 from ..errors import InputError, OptionError, UnsupportedBlankError
 from ..infill.infiller import Infiller
-from .forward import Progress, judge
+from ..scoring.targets import OnDone, target_logprobs
 from .windows import Signs, last_word, starts, windows
 
 DIRECTIONS = ("bi", "uni")
@@ -73,7 +73,7 @@ def perplexity(
     sequence_length: int | None = None,
     stride: int | None = None,
     originals: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: OnDone | None = None,
 ) -> Perplexity:
     """Perplexity of texts, each read in windows of its own.
 
@@ -106,7 +106,7 @@ def perplexity(
             yield from windows(tokens, signs, window=length - 1, stride=step, unidirectional=unidirectional)
 
     loss = 0.0
-    for logprobs, _ in judge(infiller.model, layouts(), infiller.tokenizer.eos):
+    for logprobs, _ in target_logprobs(infiller.model, layouts(), infiller.tokenizer.eos):
         loss -= float(logprobs.sum())
         if progress:
             progress(1)
@@ -126,7 +126,7 @@ def last_words(
     *,
     direction: str = "bi",
     blank: BlankKind | str | None = None,
-    progress: Progress | None = None,
+    progress: OnDone | None = None,
 ) -> LastWords:
     """Predict the last word (between white space) of each text: LAMBADA.
 
@@ -160,7 +160,7 @@ def last_words(
             )
         )
     right = 0
-    for _, first in judge(infiller.model, layouts, infiller.tokenizer.eos):
+    for _, first in target_logprobs(infiller.model, layouts, infiller.tokenizer.eos):
         right += bool(first.all())
         if progress:
             progress(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from ..tasks.which import Which, which
+from ..tasks.pattern_indices import PatternIndices, parse_indices
 
 METHODS = ("zero-shot", "few-shot")
 
@@ -24,7 +24,7 @@ class EvalOptions:
             it on the task's training data first, once per seed.
         seeds: of few-shot runs.
         limit: the first examples only; None: all.
-        pattern: which of a task's patterns: a number, several numbers, or "all" (`cloze.which`); what the
+        pattern: which of a task's patterns: a number, several numbers, or "all" (`tasks.pattern_indices`); what the
             model says by several is averaged.
         calibrate: True or False instead of what the task says: answers' probabilities are
             divided by those in an empty context.
@@ -42,7 +42,7 @@ class EvalOptions:
     method: str = "zero-shot"
     seeds: tuple[int, ...] = (0, 1, 2)
     limit: int | None = None
-    pattern: Which = 0
+    pattern: PatternIndices = 0
     calibrate: bool | None = None
     generate: Mapping[str, Any] = field(default_factory=dict)
     sequence_length: int | None = None
@@ -58,7 +58,7 @@ class EvalOptions:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(f"method must be {' or '.join(METHODS)}, not {self.method!r}")
-        object.__setattr__(self, "pattern", which(self.pattern))
+        object.__setattr__(self, "pattern", parse_indices(self.pattern))
         if self.limit is not None and self.limit < 1:
             raise OptionError(f"limit must be at least 1, not {self.limit}")
         if not self.seeds:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import write_atomically
-from ..tasks.parts import Figure
+from ..tasks.parts import PublishedResult
 
 FORMAT = "openglm-results"
 
@@ -54,7 +54,7 @@ class Result:
     cut: int = 0
     chance: Mapping[str, float] = field(default_factory=dict)
     majority: Mapping[str, float] = field(default_factory=dict)
-    published: tuple[Figure, ...] = ()
+    published: tuple[PublishedResult, ...] = ()
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Result:
         try:
             for name, kind in (("seeds", tuple), ("runs", tuple)):
                 chosen[name] = kind(chosen.get(name, ()))
-            chosen["published"] = tuple(Figure(**each) for each in chosen.get("published", ()))
+            chosen["published"] = tuple(PublishedResult(**each) for each in chosen.get("published", ()))
             return cls(**chosen)
         except TypeError as error:
             raise DataError(f"not a result of an evaluation: {error}") from error

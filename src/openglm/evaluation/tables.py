@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..tasks.parts import Figure
+from ..tasks.parts import PublishedResult
 from .results import Result
 
 
@@ -88,7 +88,7 @@ def _by_task(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def _sources(results: Sequence[Result]) -> str:
-    published: list[Figure] = [figure for each in results for figure in each.published]
+    published: list[PublishedResult] = [figure for each in results for figure in each.published]
     return "\n".join(f"- {source}" for source in dict.fromkeys(figure.source for figure in published))
 
 

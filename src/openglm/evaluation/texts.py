@@ -18,7 +18,7 @@ _PREFERRED = (BlankKind.SMASK, BlankKind.GMASK, BlankKind.MASK)  # the blank of 
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationExample:
     """A text to be filled, and what belongs into its blank.
 
     Attributes:
@@ -61,7 +61,7 @@ def read_texts(path: Path, *, lines: bool, limit: int | None = None) -> list[str
     return texts
 
 
-def read_requests(path: Path, row: Entry, infiller: Infiller, limit: int | None = None) -> list[Request]:
+def read_requests(path: Path, row: Entry, infiller: Infiller, limit: int | None = None) -> list[GenerationExample]:
     """Records of a file as texts to be filled, shortened where the pattern allows it.
 
     Raises:
@@ -77,7 +77,7 @@ def read_requests(path: Path, row: Entry, infiller: Infiller, limit: int | None 
     return [_request(example, pattern, row.target, infiller) for example in examples]
 
 
-def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller) -> Request:
+def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller) -> GenerationExample:
     values = {name: _text(example, name) for name in pattern.fields}
     room, tokenizer = infiller.model.config.max_sequence_length, infiller.tokenizer
     wanted = example.get(target)
@@ -97,7 +97,7 @@ def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller
         infiller.check(filled.blanked)
     except (ContextLengthError, InputError, DataError) as error:
         raise DataError(f"{example.where}: {error}") from error
-    return Request(filled.blanked, list(references), cut)
+    return GenerationExample(filled.blanked, list(references), cut)
 
 
 def _blank(infiller: Infiller) -> BlankKind:
@@ -112,6 +112,6 @@ def _text(example: Example, name: str) -> str:
     return value
 
 
-def references_of(requests: Sequence[Request], most: int) -> list[list[str]]:
+def references_of(requests: Sequence[GenerationExample], most: int) -> list[list[str]]:
     """The references of each request, at most `most` of them."""
     return [request.references[:most] for request in requests]

@@ -21,8 +21,8 @@ from ..errors import CheckpointError, DataError, OptionError
 from ..network.model import GLMModel
 from ..scoring.predict import Scoring, predict
 from ..tasks.examples import Example
+from ..tasks.pattern_indices import PatternIndices, parse_indices
 from ..tasks.task import Task
-from ..tasks.which import Which, which
 from ..tokenizer import Tokenizer
 from . import heads, prompts
 from .classify import encode_text, head_logits, head_prediction
@@ -62,7 +62,7 @@ class Classifier:
         tokenizer: Tokenizer,
         *,
         task: Task | None = None,
-        pattern: Which = 0,
+        pattern: PatternIndices = 0,
         scoring: Scoring | None = None,
         head: heads.HeadModel | None = None,
         fields: Sequence[str] = (),
@@ -136,7 +136,7 @@ def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
         folder /= MODEL_FOLDER
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        kind, pattern, penalty = settings["kind"], which(settings["pattern"]), float(settings["length_penalty"])
+        kind, pattern, penalty = settings["kind"], parse_indices(settings["pattern"]), float(settings["length_penalty"])
         calibrate = str(settings["calibrate"])
     except (OSError, ValueError, KeyError, TypeError, OptionError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: not the folder of a fine-tuned model ({error})") from error

@@ -225,8 +225,8 @@ class ClozePlan(Plan):
 
 
 def _key(question: Question) -> bytes:
-    """Equal for equal questions: the text, and the answers where each brings its own, in all its ways."""
-    return b"".join(way.part_a.tobytes() + repr(way.candidates).encode() for way in question.ways)
+    """Equal for equal questions: the text, and the answers where each brings its own, in all its variants."""
+    return b"".join(variant.part_a.tobytes() + repr(variant.candidates).encode() for variant in question.variants)
 
 
 class ClozeJob(Job):
@@ -251,20 +251,20 @@ class ClozeJob(Job):
         self._epochs, self._seed = Epochs(len(train), run.batch_size // run.accumulate, seed), seed
         self.batches = self._epochs.batches
 
-    def asked(self, number: int) -> list[Question]:
+    def questions_of(self, number: int) -> list[Question]:
         """The questions of micro-batch `number`, each by the pattern drawn for it in this epoch."""
         train = self._questions["train"]
         drawn = np.random.default_rng([self._seed, number // self.batches, 1]).random(len(train))
-        return [train[i].ways[int(drawn[i] * len(train[i].ways))] for i in self._epochs(number)]
+        return [train[i].variants[int(drawn[i] * len(train[i].variants))] for i in self._epochs(number)]
 
     def batch(self, number: int) -> ClozeBatch:
         """The questions of micro-batch `number`."""
-        chosen, questions = self._epochs(number), self.asked(number)
+        chosen, questions = self._epochs(number), self.questions_of(number)
         return ClozeBatch.of(questions, self._weights[chosen], self.plan.tokenizer, self.plan.scoring)
 
     def describe(self, number: int) -> str:
         """How large it is."""
-        questions = self.asked(number)
+        questions = self.questions_of(number)
         return f"{len(questions)} questions of up to {max(len(question.part_a) for question in questions)} tokens"
 
     def evaluate(self, split: str) -> Evaluation | None:

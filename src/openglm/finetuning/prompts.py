@@ -147,12 +147,12 @@ def prompt_ids(model: GLMModel) -> Ids:
 
 
 def with_prompt(question: Question, ids: Ids) -> Question:
-    """The question with the prompt in front, and in front of its empty context and its other ways too."""
+    """The question with the prompt in front, and in front of its empty context and its other variants too."""
     if not len(ids):
         return question
     here = _prefixed(question.context, ids)
     prior = None if question.prior is None else _prefixed(question.prior, ids)
-    others = tuple(with_prompt(way, ids) for way in question.others)
+    others = tuple(with_prompt(variant, ids) for variant in question.others)
     return dataclasses.replace(
         question, part_a=here.part_a, blank_positions=here.blank_positions, prior=prior, others=others
     )

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..data.spans import Objectives
 from ..errors import OpenGLMError, TrainingError, suggest
-from ..tasks.which import Which, plain, which
+from ..tasks.pattern_indices import PatternIndices, as_plain, parse_indices
 from ..training.optim import OptimizerOptions
 from ..training.options import PRECISIONS, LoopOptions, read_values, section
 from .adapters import TARGETS, LoraOptions
@@ -228,7 +228,7 @@ class FinetuneRecipe:
         output: folder of the run.
         task: for cloze and classify: name or path of a task, its values as a mapping (with the
             short forms `pattern` and `label`), or a `cloze.task.Task`.
-        pattern: which of the task's patterns: a number, several numbers, or "all" (`cloze.which`). With
+        pattern: which of the task's patterns: a number, several numbers, or "all" (`tasks.pattern_indices`). With
             several, each example of each epoch asks by one of them, drawn at random, and what the
             network says by all of them is averaged.
         optimizer: values of `OptimizerOptions` that win over the defaults (`DEFAULTS`).
@@ -240,7 +240,7 @@ class FinetuneRecipe:
     model: str = "default"
     output: str = ""
     task: Any = None
-    pattern: Which = 0
+    pattern: PatternIndices = 0
     method: MethodOptions = MethodOptions()
     objective: ObjectiveOptions = ObjectiveOptions()
     run: RunOptions = RunOptions()
@@ -250,7 +250,7 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise TrainingError(f"kind {self.kind!r} is unknown; fine-tuning knows {', '.join(KINDS)}")
-        object.__setattr__(self, "pattern", which(self.pattern))
+        object.__setattr__(self, "pattern", parse_indices(self.pattern))
         if not self.data.train and (self.task is None or isinstance(self.task, Mapping)):
             raise TrainingError("no training data: name a file of examples")
         if self.kind in ("infilling", "lm", "classify") and self.method.name == "prompt":
@@ -309,7 +309,7 @@ class FinetuneRecipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, ready for YAML or JSON."""
         out: dict[str, Any] = {
-            "kind": self.kind, "model": self.model, "output": self.output, "pattern": plain(self.pattern),
+            "kind": self.kind, "model": self.model, "output": self.output, "pattern": as_plain(self.pattern),
             "optimizer": dict(self.optimizer), "spans": dict(self.spans),
         }  # fmt: skip
         if self.task is not None:

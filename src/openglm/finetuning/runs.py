@@ -25,7 +25,7 @@ from ..checkpoints.resolve import open_checkpoint
 from ..errors import TrainingError
 from ..files import write_atomically
 from ..reporting.card import describe_environment, write_card
-from ..tasks.which import plain
+from ..tasks.pattern_indices import as_plain
 from ..training.parallel import Processes
 from .adapters import save_adapter
 from .classify import ClassifyPlan
@@ -165,7 +165,7 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job,
     job.save_beside(folder)
     model = plain_model(job)
     settings = {
-        "kind": recipe.kind, "pattern": plain(recipe.pattern), "title": plan.title, "method": recipe.method.name,
+        "kind": recipe.kind, "pattern": as_plain(recipe.pattern), "title": plan.title, "method": recipe.method.name,
         "base_model": recipe.model, "length_penalty": recipe.objective.length_penalty,
         "calibrate": recipe.objective.calibrate,
     }  # fmt: skip

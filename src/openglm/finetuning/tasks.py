@@ -82,7 +82,7 @@ def save_task(recipe: FinetuneRecipe, folder: Path) -> None:
 
 
 def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The short forms (`pattern` for one of `patterns`) as a task file has them."""
+    """The short templates (`pattern` for one of `patterns`) as a task file has them."""
     out = {key: value for key, value in values.items() if key != "text_fields"}
     if "pattern" in out:
         pattern = out.pop("pattern")

@@ -49,14 +49,16 @@ def score_answers(
         ContextLengthError: a fill longer than the model can count.
         OptionError: an empty fill that is scored without its end.
     """
-    asked = [_question(prompt, choices, tokenizer, model.config, ends) for prompt in prompts]
-    values = token_logprobs(model, asked, tokenizer.markers, tokenizer.eos, ends=ends, tokens_at_once=tokens_at_once)
+    questions = [_question(prompt, choices, tokenizer, model.config, ends) for prompt in prompts]
+    values = token_logprobs(
+        model, questions, tokenizer.markers, tokenizer.eos, ends=ends, tokens_at_once=tokens_at_once
+    )
     return [
         [
             _scored(prompt, [choice] if isinstance(choice, str) else list(choice), ids, read, ends)
             for choice, ids, read in zip(choices, question.candidates, each, strict=True)
         ]
-        for prompt, question, each in zip(prompts, asked, values, strict=True)
+        for prompt, question, each in zip(prompts, questions, values, strict=True)
     ]
 
 
@@ -159,20 +161,25 @@ def _priors(
     tokens_at_once: int,
 ) -> list[NDArray[np.float64]]:
     """What the answers score in the empty contexts; equal questions are asked once."""
-    asked: dict[object, Question] = {}
+    distinct: dict[object, Question] = {}
     keys = []
     for prompt, each in zip(empty, scored, strict=True):
         candidates = tuple(tuple(tuple(ids) for ids in one.token_ids) for one in each)
         keys.append((prompt.part_a.tobytes(), candidates))
         owner = tuple(range(len(candidates)))
-        asked.setdefault(
+        distinct.setdefault(
             keys[-1], Question(prompt.part_a, prompt.blank_positions, candidates, owner, ("",) * len(owner))
         )
     values = token_logprobs(
-        model, list(asked.values()), tokenizer.markers, tokenizer.eos, ends=scoring.ends, tokens_at_once=tokens_at_once
+        model,
+        list(distinct.values()),
+        tokenizer.markers,
+        tokenizer.eos,
+        ends=scoring.ends,
+        tokens_at_once=tokens_at_once,
     )
     known = {
         key: np.array([read.sum() / len(read) ** scoring.exponent for read in each])
-        for key, each in zip(asked, values, strict=True)
+        for key, each in zip(distinct, values, strict=True)
     }
     return [known[key] for key in keys]

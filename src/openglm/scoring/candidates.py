@@ -222,9 +222,9 @@ def token_logprobs(
     device = model.word_embeddings.weight.device
     parts = [(i, part) for i, question in enumerate(questions) for part in _in_parts(question)]
     values: list[list[NDArray[np.float64]]] = [[] for _ in parts]
-    asked = [part for _, part in parts]
-    for group in grouped(asked, markers, ends=ends, tokens_at_once=tokens_at_once):
-        batch = CandidateBatch.of([asked[i] for i in group], markers, pad_id, ends=ends).to(device)
+    split = [part for _, part in parts]
+    for group in grouped(split, markers, ends=ends, tokens_at_once=tokens_at_once):
+        batch = CandidateBatch.of([split[i] for i in group], markers, pad_id, ends=ends).to(device)
         read = batch.token_logprobs(model).cpu().double().numpy()
         each = np.split(read, np.cumsum(batch.lengths.cpu().numpy())[:-1])
         offsets = batch.offsets.tolist()

@@ -166,24 +166,24 @@ def predict(
     was_training = model.training
     model.eval()
     try:
-        asked = [way for question in questions for way in question.ways]
-        values = _logprobs(model, tokenizer, asked, chosen, tokens_at_once)
-        priors = _priors(model, tokenizer, asked, chosen, tokens_at_once) if chosen.calibrate else None
+        variants = [variant for question in questions for variant in question.variants]
+        values = _logprobs(model, tokenizer, variants, chosen, tokens_at_once)
+        priors = _priors(model, tokenizer, variants, chosen, tokens_at_once) if chosen.calibrate else None
     finally:
         model.train(was_training)
     out = []
-    for i, (way, (logprobs, lengths)) in enumerate(zip(asked, values, strict=True)):
+    for i, (variant, (logprobs, lengths)) in enumerate(zip(variants, values, strict=True)):
         scores = (logprobs - priors[i] if priors is not None else logprobs) / lengths**chosen.exponent
-        out.append(Prediction(way, _by_label(way, scores), logprobs))
+        out.append(Prediction(variant, _by_label(variant, scores), logprobs))
     each = iter(out)
-    return [averaged([next(each) for _ in question.ways]) for question in questions]
+    return [averaged([next(each) for _ in question.variants]) for question in questions]
 
 
 def averaged(predictions: Sequence[Prediction]) -> Prediction:
     """What one prediction per pattern comes to: their labels' log-probabilities averaged, then normalised.
 
     Args:
-        predictions: of the ways of one question, its first one first. A single one stays as it is.
+        predictions: of the variants of one question, its first one first. A single one stays as it is.
     """
     first = predictions[0]
     if len(predictions) == 1:
@@ -210,17 +210,17 @@ def _priors(
     model: GLMModel, tokenizer: Tokenizer, questions: Sequence[Question], scoring: Scoring, tokens_at_once: int
 ) -> list[NDArray[np.float64]]:
     """Log-probabilities of the candidates in the empty contexts; equal ones are computed once."""
-    asked: dict[object, Question] = {}
+    distinct: dict[object, Question] = {}
     keys = []
     for question in questions:
         if question.prior is None:
             raise OptionError("this question has no empty context to calibrate with")
         key = (question.prior.key, question.candidates)
         keys.append(key)
-        if key not in asked:
-            asked[key] = dataclasses.replace(
+        if key not in distinct:
+            distinct[key] = dataclasses.replace(
                 question, part_a=question.prior.part_a, blank_positions=question.prior.blank_positions
             )
-    values = _logprobs(model, tokenizer, list(asked.values()), scoring, tokens_at_once)
-    known = dict(zip(asked, (logprobs for logprobs, _ in values), strict=True))
+    values = _logprobs(model, tokenizer, list(distinct.values()), scoring, tokens_at_once)
+    known = dict(zip(distinct, (logprobs for logprobs, _ in values), strict=True))
     return [known[key] for key in keys]

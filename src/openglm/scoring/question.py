@@ -45,7 +45,7 @@ class Question:
         number: number of the line or item the example stood in, from 1; 0 if it has none.
         group: what belongs together in a metric (one MultiRC question, one CMRC2019 passage).
         prior: the same blanks in an empty context, for calibration, or None.
-        others: the same example asked by further patterns, with the same labels; see `ways`.
+        others: the same example asked by further patterns, with the same labels; see `variants`.
     """
 
     part_a: Ids
@@ -68,11 +68,11 @@ class Question:
         return Context(self.part_a, self.blank_positions)
 
     @property
-    def ways(self) -> tuple[Question, ...]:
+    def variants(self) -> tuple[Question, ...]:
         """The question as each of the chosen patterns asks it, itself first."""
         return (self, *self.others)
 
     @property
     def most_cut(self) -> Question:
-        """The way of asking that left out most of the text."""
-        return max(self.ways, key=lambda way: way.cut)
+        """The variant that left out most of the text."""
+        return max(self.variants, key=lambda variant: variant.cut)

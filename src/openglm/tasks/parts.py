@@ -1,4 +1,4 @@
-"""What a task is made of: ways to ask, fields made from others, results that others have published.
+"""What a task is made of: prompt templates, fields made from others, results that others have published.
 
 Plain data that task files come to and `Task` uses. Knows nothing about questions or models.
 """
@@ -15,7 +15,7 @@ from .verbalizer import Verbalizer, label_name
 
 
 @dataclass(frozen=True)
-class Form:
+class PromptTemplate:
     """One way to ask: a pattern, and the words for its blanks if they differ from the task's."""
 
     pattern: Pattern
@@ -44,7 +44,7 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedResult:
     """A published result: who, how, which metric, in percent, and where it stands."""
 
     system: str

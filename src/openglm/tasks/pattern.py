@@ -43,7 +43,7 @@ _PARTS = re.compile(
 
 
 @dataclass(frozen=True)
-class Piece:
+class PatternSegment:
     """A stretch of literal text, or a field.
 
     Attributes:
@@ -119,7 +119,7 @@ class Pattern:
     """
 
     source: str
-    pieces: tuple[tuple[Piece, ...], ...]
+    pieces: tuple[tuple[PatternSegment, ...], ...]
     kinds: tuple[BlankKind, ...]
 
     def __str__(self) -> str:
@@ -182,7 +182,7 @@ class Pattern:
         return self.fill(dict.fromkeys(self.fields, ""), tokenizer, room)
 
     @staticmethod
-    def _text(piece: Piece, values: Mapping[str, object]) -> str:
+    def _text(piece: PatternSegment, values: Mapping[str, object]) -> str:
         if piece.name is None:
             return piece.text
         if piece.name not in values:
@@ -191,7 +191,7 @@ class Pattern:
         return piece.text + text if text else ""
 
     @classmethod
-    def _runs(cls, pieces: Sequence[Piece], values: Mapping[str, object]) -> list[_Run]:
+    def _runs(cls, pieces: Sequence[PatternSegment], values: Mapping[str, object]) -> list[_Run]:
         runs: list[_Run] = []
         for piece in pieces:
             text = cls._text(piece, values)
@@ -236,7 +236,7 @@ class _Run:
     """Text that is tokenised in one go; with `piece`, a field that may be cut."""
 
     text: str
-    piece: Piece | None = None
+    piece: PatternSegment | None = None
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
@@ -256,9 +256,9 @@ def fields_of(template: str) -> tuple[str, ...]:
     return tuple(piece.name for group in _parsed(template)[0] for piece in group if piece.name is not None)
 
 
-def _parsed(source: str) -> tuple[tuple[tuple[Piece, ...], ...], tuple[BlankKind, ...]]:
+def _parsed(source: str) -> tuple[tuple[tuple[PatternSegment, ...], ...], tuple[BlankKind, ...]]:
     """The pieces between the blanks, and the blanks."""
-    groups: list[list[Piece]] = [[]]
+    groups: list[list[PatternSegment]] = [[]]
     kinds: list[BlankKind] = []
     literal, end = "", 0
     for found in _PARTS.finditer(source):
@@ -268,22 +268,22 @@ def _parsed(source: str) -> tuple[tuple[tuple[Piece, ...], ...], tuple[BlankKind
         elif found["stray"]:
             raise DataError(f"pattern {source!r}: a lone {found['stray']}; write {{{{ or }}}} for the sign itself")
         elif found["blank"]:
-            groups[-1] += [Piece(literal)] if literal else []
+            groups[-1] += [PatternSegment(literal)] if literal else []
             literal = ""
             kinds.append(BlankKind(found["blank"]))
             groups.append([])
         else:
             space = " " if literal.endswith(" ") else ""
             literal = literal.removesuffix(" ") if space else literal
-            groups[-1] += [Piece(literal)] if literal else []
+            groups[-1] += [PatternSegment(literal)] if literal else []
             literal = ""
             groups[-1].append(_field(found["field"], space, source))
     literal += source[end:]
-    groups[-1] += [Piece(literal)] if literal else []
+    groups[-1] += [PatternSegment(literal)] if literal else []
     return tuple(map(tuple, groups)), tuple(kinds)
 
 
-def _field(text: str, before: str, source: str) -> Piece:
+def _field(text: str, before: str, source: str) -> PatternSegment:
     name, _, modifiers = text.partition(":")
     name = name.strip()
     if not name:
@@ -307,4 +307,4 @@ def _field(text: str, before: str, source: str) -> Piece:
             join = value
         else:
             flags.add(key)
-    return Piece(before, name, shorten, "strip" in flags, "lower" in flags, join)
+    return PatternSegment(before, name, shorten, "strip" in flags, "lower" in flags, join)

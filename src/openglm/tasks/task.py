@@ -23,11 +23,11 @@ from ..scoring.question import Candidate, Context, Question
 from ..tokenizer import Tokenizer
 from .examples import Example, read_examples
 from .metrics import evaluate
-from .parts import Derived, Figure, Form
+from .parts import Derived, PromptTemplate, PublishedResult
 from .pattern import FilledPattern, Pattern, fields_of, render
+from .pattern_indices import PatternIndices, resolve_indices
 from .transforms import prepared
 from .verbalizer import Verbalizer, answer_ids, label_name
-from .which import Which, numbers
 
 DATA_VARIABLE = "OPENGLM_EVAL"
 SPLITS = ("train", "dev", "test")
@@ -40,7 +40,7 @@ class Task:
     Attributes:
         name: what commands call it.
         kind: "choice" if labels are fixed, "options" if every example brings its own answers.
-        forms: at least one pattern; the first is the default.
+        templates: at least one pattern; the first is the default.
         verbalizer: labels and their words; None for "options".
         options: for "options", the name of a field that lists them, or one text with fields for each.
         label_fields: the field with the right answer; the first one that an example has.
@@ -57,7 +57,7 @@ class Task:
 
     name: str
     kind: str
-    forms: tuple[Form, ...]
+    templates: tuple[PromptTemplate, ...]
     verbalizer: Verbalizer | None = None
     options: str | tuple[str, ...] = ()
     label_fields: tuple[str, ...] = ("label",)
@@ -67,7 +67,7 @@ class Task:
     metrics: tuple[str, ...] = ("accuracy",)
     scoring: Scoring = field(default_factory=Scoring)
     files: Mapping[str, str] = field(default_factory=dict)
-    published: tuple[Figure, ...] = ()
+    published: tuple[PublishedResult, ...] = ()
     title: str = ""
     language: str = ""
     source: str = ""
@@ -113,16 +113,16 @@ class Task:
             DataError: a pattern or verbalizer that cannot be used.
         """
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-        forms = tuple(Form(Pattern.parse(each)) for each in patterns)
+        templates = tuple(PromptTemplate(Pattern.parse(each)) for each in patterns)
         words = Verbalizer.from_flags(verbalizer)
-        return Task(name, "choice", forms, words, label_fields=(label,), metrics=tuple(metrics))
+        return Task(name, "choice", templates, words, label_fields=(label,), metrics=tuple(metrics))
 
     # --- what it knows --------------------------------------------------------------------
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """The patterns as written."""
-        return tuple(str(form.pattern) for form in self.forms)
+        return tuple(str(template.pattern) for template in self.templates)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -190,13 +190,19 @@ class Task:
     # --- questions ------------------------------------------------------------------------
 
     def question(
-        self, example: Example, tokenizer: Tokenizer, config: GLMConfig, pattern: Which = 0, *, room: int | None = None
+        self,
+        example: Example,
+        tokenizer: Tokenizer,
+        config: GLMConfig,
+        pattern: PatternIndices = 0,
+        *,
+        room: int | None = None,
     ) -> Question:
         """An example as a question.
 
         Args:
-            pattern: which of the task's patterns (`which.py`); with several, the question of the
-                first of them has those of the others among its `ways`.
+            pattern: which of the task's patterns (`pattern_indices.py`); with several, the question of the
+                first of them has those of the others among its `variants`.
             room: most tokens of Part A; by default what the model's context holds.
 
         Raises:
@@ -206,19 +212,19 @@ class Task:
             UnsupportedBlankError: a blank the model was not trained with.
         """
         first, *others = (
-            self._asked(example, tokenizer, config, number, room) for number in self.pattern_numbers(pattern)
+            self._as_template_asks(example, tokenizer, config, number, room) for number in self.pattern_indices(pattern)
         )
         return dataclasses.replace(first, others=tuple(others)) if others else first
 
-    def _asked(
+    def _as_template_asks(
         self, example: Example, tokenizer: Tokenizer, config: GLMConfig, pattern: int, room: int | None
     ) -> Question:
         """An example as one pattern asks it."""
-        form = self.form(pattern)
-        self._check_blanks(form.pattern, config)
+        template = self.template(pattern)
+        self._check_blanks(template.pattern, config)
         most = min(room or config.max_sequence_length, config.max_sequence_length)
         try:
-            filled = form.pattern.fill(self.values(example, form.pattern.fields), tokenizer, most)
+            filled = template.pattern.fill(self.values(example, template.pattern.fields), tokenizer, most)
         except (DataError, ContextLengthError) as error:
             raise _located(error, example) from error
         candidates, owner, labels = self._candidates(example, tokenizer, pattern, filled)
@@ -226,7 +232,7 @@ class Task:
         if longest >= config.max_sequence_length:
             most = config.max_sequence_length - 1
             raise DataError(f"{example.where}: an answer of {longest} tokens; a blank holds at most {most}")
-        context, golds = filled.context(tokenizer), self._golds(example, form, labels)
+        context, golds = filled.context(tokenizer), self._golds(example, template, labels)
         return Question(
             context.part_a, context.blank_positions, candidates, owner, labels, golds[0] if golds else None, golds,
             filled.cut, dict(filled.cut_from), example.number, self._group(example),
@@ -238,7 +244,7 @@ class Task:
         examples: Sequence[Example],
         tokenizer: Tokenizer,
         config: GLMConfig,
-        pattern: Which = 0,
+        pattern: PatternIndices = 0,
         *,
         room: int | None = None,
         labelled: bool = True,
@@ -265,24 +271,24 @@ class Task:
         """The task's metrics, in percent."""
         return evaluate(self.metrics, predictions)
 
-    def form(self, pattern: int = 0) -> Form:
-        """One of the ways to ask.
+    def template(self, pattern: int = 0) -> PromptTemplate:
+        """One of the templates.
 
         Raises:
             OptionError: there is no such pattern.
         """
-        (number,) = numbers(pattern, len(self.forms), self.name)
-        return self.forms[number]
+        (number,) = resolve_indices(pattern, len(self.templates), self.name)
+        return self.templates[number]
 
-    def pattern_numbers(self, pattern: Which = 0) -> tuple[int, ...]:
+    def pattern_indices(self, pattern: PatternIndices = 0) -> tuple[int, ...]:
         """The numbers of the patterns that a choice comes to, ascending.
 
         Raises:
             OptionError: there is no such pattern, or several have different labels, so that what
                 they say cannot be averaged.
         """
-        found = numbers(pattern, len(self.forms), self.name)
-        first, *others = ((self.forms[number].verbalizer or self.verbalizer) for number in found)
+        found = resolve_indices(pattern, len(self.templates), self.name)
+        first, *others = ((self.templates[number].verbalizer or self.verbalizer) for number in found)
         for number, words in zip(found[1:], others, strict=True):
             if (words and words.labels) != (first and first.labels):
                 raise OptionError(
@@ -291,9 +297,9 @@ class Task:
                 )
         return found
 
-    def fields(self, pattern: Which = 0) -> tuple[str, ...]:
+    def fields(self, pattern: PatternIndices = 0) -> tuple[str, ...]:
         """Names of the fields in the chosen patterns, each once, in order."""
-        chosen = (self.forms[number].pattern for number in self.pattern_numbers(pattern))
+        chosen = (self.templates[number].pattern for number in self.pattern_indices(pattern))
         return tuple(dict.fromkeys(name for each in chosen for name in each.fields))
 
     def values(self, example: Example, names: Iterable[str]) -> dict[str, Any]:
@@ -314,7 +320,7 @@ class Task:
         # Only the last character in front of a blank matters to an answer's tokens.
         ends = tuple(literal[-1:] for literal in filled.blanked.literals)
         place = BlankedText(ends, filled.blanked.kinds)
-        words = self.form(pattern).verbalizer or self.verbalizer
+        words = self.template(pattern).verbalizer or self.verbalizer
         if words is not None:
             key = ("words", pattern, id(tokenizer), ends)
             if key not in self._known:  # the tokenizer is kept too, so that its id stays its own
@@ -339,11 +345,11 @@ class Task:
     def _label(self, example: Example) -> Any:
         return next((example.get(name) for name in self.label_fields if example.has(name)), None)
 
-    def _golds(self, example: Example, form: Form, labels: Sequence[str]) -> tuple[int, ...]:
+    def _golds(self, example: Example, template: PromptTemplate, labels: Sequence[str]) -> tuple[int, ...]:
         value = self._label(example)
         if value is None:
             return ()
-        words = form.verbalizer or self.verbalizer
+        words = template.verbalizer or self.verbalizer
         if words is not None:
             try:
                 return (words.index(label_name(value)),)
@@ -368,7 +374,7 @@ class Task:
     def _prior(self, tokenizer: Tokenizer, pattern: int, room: int) -> Context:
         key = ("prior", pattern, id(tokenizer), room)
         if key not in self._known:
-            empty = self.form(pattern).pattern.empty(tokenizer, room).context(tokenizer)
+            empty = self.template(pattern).pattern.empty(tokenizer, room).context(tokenizer)
             self._known[key] = (empty, tokenizer)
         context: Context = self._known[key][0]
         return context

@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import DataError, OptionError, suggest
 from ..scoring.predict import Scoring
 from .metrics import METRICS, metric
-from .parts import Derived, Figure, Form
+from .parts import Derived, PromptTemplate, PublishedResult
 from .pattern import Pattern, fields_of
 from .task import Task
 from .transforms import transform
@@ -104,7 +104,7 @@ def from_values(values: Mapping[str, Any]) -> Task:
     task = Task(
         name=str(values["name"]),
         kind=kind,
-        forms=_forms(values.get("patterns"), words),
+        templates=_templates(values.get("patterns"), words),
         verbalizer=words,
         options=_options(values.get("options", ())),
         label_fields=_texts(values.get("label", "label"), "label"),
@@ -131,39 +131,39 @@ def _check(task: Task) -> None:
     if task.kind == "options":
         if not task.options:
             raise DataError("options: missing; name the field that lists the answers, or write one text for each")
-        if task.verbalizer or any(form.verbalizer for form in task.forms):
+        if task.verbalizer or any(template.verbalizer for template in task.templates):
             raise DataError("verbalizer: of no use with kind: options; leave one of the two out")
         return
     if task.options:
         raise DataError("options: of no use with kind: choice; leave one of the two out")
     if task.verbalizer is None:
         raise DataError("verbalizer: missing; give every label its words, such as {Positive: 满意, Negative: 失望}")
-    for form in task.forms:
-        if form.verbalizer and set(form.verbalizer.labels) != set(task.labels):
-            raise DataError(f"patterns: the words for {str(form.pattern)!r} are of other labels than `verbalizer`")
-        words = form.verbalizer or task.verbalizer
+    for template in task.templates:
+        if template.verbalizer and set(template.verbalizer.labels) != set(task.labels):
+            raise DataError(f"patterns: the words for {str(template.pattern)!r} are of other labels than `verbalizer`")
+        words = template.verbalizer or task.verbalizer
         for label, several in words.words.items():
             for word in several:
-                if len(word) != len(form.pattern.kinds):
+                if len(word) != len(template.pattern.kinds):
                     raise DataError(
-                        f"verbalizer: label {label!r}: {len(word)} parts for the {len(form.pattern.kinds)} blanks of "
-                        f"{str(form.pattern)!r}; a word for several blanks is a list in the list of words"
+                        f"verbalizer: label {label!r}: {len(word)} parts for the {len(template.pattern.kinds)} blanks "
+                        f"of {str(template.pattern)!r}; a word for several blanks is a list in the list of words"
                     )
 
 
-def _forms(value: Any, shared: Verbalizer | None) -> tuple[Form, ...]:
+def _templates(value: Any, shared: Verbalizer | None) -> tuple[PromptTemplate, ...]:
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed:
         raise DataError("patterns: missing; give at least one text with [MASK] in it")
     out = []
     for each in listed:
         if isinstance(each, str):
-            out.append(Form(Pattern.parse(each)))
+            out.append(PromptTemplate(Pattern.parse(each)))
         elif isinstance(each, dict) and set(each) <= {"pattern", "verbalizer"} and isinstance(each.get("pattern"), str):
             words = Verbalizer.of(each["verbalizer"]) if "verbalizer" in each else None
             if words and shared and set(words.labels) == set(shared.labels):
                 words = Verbalizer({label: words.words[label] for label in shared.labels})  # one order for all
-            out.append(Form(Pattern.parse(each["pattern"]), words))
+            out.append(PromptTemplate(Pattern.parse(each["pattern"]), words))
         else:
             raise DataError(f"patterns: {each!r} is neither text nor {{pattern: ..., verbalizer: ...}}")
     return tuple(out)
@@ -208,7 +208,7 @@ def _scoring(value: Any) -> Scoring:
     return Scoring(**value)
 
 
-def _figures(value: Any) -> tuple[Figure, ...]:
+def _figures(value: Any) -> tuple[PublishedResult, ...]:
     if not isinstance(value, list):
         raise DataError(f"published: expected a list, not {value!r}")
     out = []
@@ -217,7 +217,9 @@ def _figures(value: Any) -> tuple[Figure, ...]:
             raise DataError(f"published: {each!r} lacks system, setting, source or a metric")
         for name, figure in each.items():
             if name in METRICS:
-                out.append(Figure(str(each["system"]), str(each["setting"]), name, float(figure), str(each["source"])))
+                out.append(
+                    PublishedResult(str(each["system"]), str(each["setting"]), name, float(figure), str(each["source"]))
+                )
             elif name not in ("system", "setting", "source"):
                 raise DataError(f"published: no metric {name!r}; there are {', '.join(METRICS)}")
     return tuple(out)

@@ -2,8 +2,8 @@
 
     0        0,2,3        all        [0, 2, 3]
 
-A choice is checked in two steps: that it is one at all, before anything is read (`which`), and
-that the task has such patterns (`numbers`). Knows nothing about tasks but how many patterns
+A choice is checked in two steps: that it is one at all, before anything is read (`parse_indices`), and
+that the task has such patterns (`resolve_indices`). Knows nothing about tasks but how many patterns
 they have.
 """
 
@@ -15,10 +15,10 @@ from typing import TypeAlias
 from ..errors import OptionError
 
 ALL = "all"
-Which: TypeAlias = int | Sequence[int] | str  # as given; what `which` makes of it is int, tuple or ALL
+PatternIndices: TypeAlias = int | Sequence[int] | str  # as given; what `parse_indices` makes of it is int, tuple or ALL
 
 
-def which(value: object) -> int | tuple[int, ...] | str:
+def parse_indices(value: object) -> int | tuple[int, ...] | str:
     """A choice in its plainest form, so that equal choices are equal.
 
     Args:
@@ -45,7 +45,7 @@ def which(value: object) -> int | tuple[int, ...] | str:
     return numbers[0] if len(numbers) == 1 else tuple(sorted(numbers))
 
 
-def numbers(chosen: Which, count: int, name: str) -> tuple[int, ...]:
+def resolve_indices(chosen: PatternIndices, count: int, name: str) -> tuple[int, ...]:
     """The numbers that a choice comes to, ascending.
 
     Args:
@@ -53,9 +53,9 @@ def numbers(chosen: Which, count: int, name: str) -> tuple[int, ...]:
         name: of the task, for messages.
 
     Raises:
-        OptionError: as `which`, or a number that the task does not have.
+        OptionError: as `parse_indices`, or a number that the task does not have.
     """
-    plain = which(chosen)
+    plain = parse_indices(chosen)
     if isinstance(plain, str):
         return tuple(range(count))
     found = (plain,) if isinstance(plain, int) else plain
@@ -66,7 +66,7 @@ def numbers(chosen: Which, count: int, name: str) -> tuple[int, ...]:
     return found
 
 
-def plain(chosen: Which) -> int | list[int] | str:
+def as_plain(chosen: PatternIndices) -> int | list[int] | str:
     """A choice for YAML and JSON."""
-    found = which(chosen)
+    found = parse_indices(chosen)
     return list(found) if isinstance(found, tuple) else found

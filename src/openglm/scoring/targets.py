@@ -1,6 +1,6 @@
 """What a network says about given targets: their log-probabilities, and whether each was its first choice.
 
-The one place in `openglm.evaluation` that runs a network; knows nothing about text.
+Knows nothing about text.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..tensors import BatchTensors
 TOKENS_AT_ONCE = 8192  # positions of a forward pass, padding included: bounds memory
 WAITING = 256  # layouts that are sorted by length together
 
-Progress = Callable[[int], None]  # is told how many more items are done
+OnDone = Callable[[int], None]  # is told how many more items are done
 
 
-def judge(
+def target_logprobs(
     model: GLMModel, layouts: Iterable[Layout], pad_id: int, *, tokens_at_once: int = TOKENS_AT_ONCE
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     """For each layout, in order: log-probability in nats and first choice of its scored targets.
@@ -38,12 +38,12 @@ def judge(
     for layout in layouts:
         waiting.append(layout)
         if len(waiting) == WAITING:
-            yield from _judge_all(model, waiting, pad_id, tokens_at_once)
+            yield from _logprobs_of_all(model, waiting, pad_id, tokens_at_once)
             waiting = []
-    yield from _judge_all(model, waiting, pad_id, tokens_at_once)
+    yield from _logprobs_of_all(model, waiting, pad_id, tokens_at_once)
 
 
-def _judge_all(
+def _logprobs_of_all(
     model: GLMModel, layouts: Sequence[Layout], pad_id: int, tokens_at_once: int
 ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     out: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}
