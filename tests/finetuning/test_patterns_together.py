@@ -32,7 +32,7 @@ def asked(job: ClozeJob, epochs: int) -> list[tuple[int, int]]:
     """For each question of so many epochs, its line and the pattern that asks."""
     train = job.plan.questions["train"]
     variants = {variant.part_a.tobytes(): (each.number, n) for each in train for n, variant in enumerate(each.variants)}
-    return [variants[each.part_a.tobytes()] for batch in range(epochs * job.batches) for each in job.asked(batch)]
+    return [variants[each.part_a.tobytes()] for batch in range(epochs * job.batches) for each in job.questions_of(batch)]
 
 
 def test_each_example_of_each_epoch_is_asked_by_one_pattern(make: Make) -> None:
