@@ -32,7 +32,8 @@ def asked(job: ClozeJob, epochs: int) -> list[tuple[int, int]]:
     """For each question of so many epochs, its line and the pattern that asks."""
     train = job.plan.questions["train"]
     variants = {variant.part_a.tobytes(): (each.number, n) for each in train for n, variant in enumerate(each.variants)}
-    return [variants[each.part_a.tobytes()] for batch in range(epochs * job.batches) for each in job.questions_of(batch)]
+    drawn = (job.questions_of(number) for number in range(epochs * job.batches))
+    return [variants[each.part_a.tobytes()] for batch in drawn for each in batch]
 
 
 def test_each_example_of_each_epoch_is_asked_by_one_pattern(make: Make) -> None:
@@ -47,7 +48,7 @@ def test_each_example_of_each_epoch_is_asked_by_one_pattern(make: Make) -> None:
     assert asked(job_of(halves), 30) == found, "however batches are cut"
     assert asked(job_of(make(task=TWO, pattern="all"), seed=1), 30) != found
     rows = job.batch(3).candidates.input_ids.tolist()
-    for row, question in zip(rows, job.asked(3), strict=True):
+    for row, question in zip(rows, job.questions_of(3), strict=True):
         assert row[: len(question.part_a)] == question.part_a.tolist()
 
 
