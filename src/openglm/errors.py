@@ -39,6 +39,14 @@ class CheckpointError(OpenGLMError):
     """A weights file is missing, truncated, corrupted or disagrees with its configuration."""
 
 
+class OutputError(OpenGLMError, OSError):
+    """A file cannot be written: a full disk, a read-only place, or something there that is no regular file."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.strerror = reason
+
+
 class ModelNotFoundError(OpenGLMError):
     """No model of this name or path could be found."""
 

@@ -361,7 +361,7 @@ def power_cut(monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[list[str
         patch.setattr(os, "fsync", counted("sync", lambda descriptor: None))
         patch.setattr(Path, "replace", counted("rename", Path.replace))
         patch.setattr(ShardWriter, "append", counted("append", ShardWriter.append))
-        patch.setattr(writer, "file_hash", counted("hash", writer.file_hash))
+        patch.setattr(writer, "digest_of_file", counted("hash", writer.digest_of_file))
         yield steps
 
 

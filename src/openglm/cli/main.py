@@ -12,9 +12,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
-from ..errors import OpenGLMError
+from ..errors import OpenGLMError, OutputError
+from . import streams
 
 COMMANDS = {
     "fill": "fill the blanks of texts",
@@ -30,8 +32,15 @@ COMMANDS = {
     "tokenizer": "train a vocabulary on a corpus",
 }
 
+NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory")  # what torch says
+
 
 class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help that cannot be written is an error like other output."""
+        if message:
+            (file or sys.stderr).write(message)
+
     def error(self, message: str) -> None:  # type: ignore[override]
         """One line, as for every other bad input."""
         self.exit(2, f"openglm: error: {message} (`{self.prog} --help` shows the options)\n")
@@ -52,33 +61,54 @@ def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        streams.take_closed_numbers()
+    with streams.guarded():
+        try:
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
+            return code
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        except BrokenPipeError:
+            return 0  # the reader went away (`| head`): nothing is wrong, and nothing more can be said
+        except OutputError as error:
+            print(f"openglm: error: {error}", file=sys.stderr)
+            return 2
+        finally:
+            streams.abandon()
+
+
+def _run(arguments: list[str]) -> int:
     chosen = next((a for a in arguments if not a.startswith("-")), None)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         args = _build_parser(chosen if chosen in COMMANDS else None).parse_args(arguments)
         module = importlib.import_module(f".{args.command}", __package__)
         code: int = module.run(args)
-        sys.stdout.flush()
         return code
     except OpenGLMError as error:
-        print(f"openglm: error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except KeyboardInterrupt:
         print("openglm: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
+    except OSError as error:  # of the system: a disk, a permission, a limit
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
     except Exception as error:  # the promise of this command line is: never a traceback
         if os.environ.get("OPENGLM_DEBUG"):
             traceback.print_exc()
         reason = str(error).strip().split("\n")[0]
+        if isinstance(error, MemoryError) or any(sign in reason for sign in NO_MEMORY):
+            return _failed(f"not enough memory ({reason or type(error).__name__}); take less at once")
         print(
             f"openglm: internal error: {type(error).__name__}: {reason} (set OPENGLM_DEBUG=1 for the traceback)",
             file=sys.stderr,
         )
         return 1
+
+
+def _failed(reason: str) -> int:
+    print(f"openglm: error: {reason}", file=sys.stderr)
+    return 2

@@ -10,7 +10,6 @@ Knows what the files of a shard are; not how documents become tokens.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import DataError
-from ..files import replacing, write_atomically
+from ..files import digest_of_file, lock_file, replacing, write_atomically
 from .tokenise import Encoded
 
 VERSION = 2  # 1 had no sentences and no version
@@ -76,7 +75,8 @@ class ShardWriter:
             # Opened without cutting anything off: another process may be at work here.
             for name, part in _PARTS.items():
                 self._files[name] = (folder / part).open("ab")
-            _lock(self._files[TOKENS], folder)
+            if not lock_file(self._files[TOKENS]):
+                raise DataError(f"{folder}: another process is preparing this shard; wait for it, or end it")
             self.progress = self._earlier()
             self._cut()
         except BaseException:
@@ -120,7 +120,7 @@ class ShardWriter:
             "documents": done.documents,
             "tokens": done.tokens,
             "sentences": done.sentences,
-            "sha256": file_hash(self.folder / TOKENS),
+            "sha256": digest_of_file(self.folder / TOKENS),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.folder / MANIFEST, text.encode())
@@ -190,26 +190,3 @@ class ShardWriter:
             header = {"descr": "<i8", "fortran_order": False, "shape": (count,)}
             np.lib.format.write_array_header_1_0(out, header)
             shutil.copyfileobj(numbers, out, _BLOCK)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file (hex)."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _lock(file: BinaryIO, folder: Path) -> None:
-    """Keep a second process out; the system gives the lock back however this one ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataError(f"{folder}: another process is preparing this shard; wait for it, or end it") from error
-    except OSError:  # some network file systems have no locks
-        pass

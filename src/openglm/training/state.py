@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..files import sync_folder
+from ..files import lock_file, sync_folder
 from .parallel import Processes
 from .state_formats import (
     Meta,
@@ -62,18 +62,12 @@ def lock(folder: Path) -> IO[bytes]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / LOCK).open("ab")
-    try:
-        import fcntl
-
-        # Not inherited: data workers that outlive a killed run for a moment do not hold it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    # Not inherited: data workers that outlive a killed run for a moment do not hold it.
+    if not lock_file(file, inherited=False):
         file.close()
         raise TrainingError(
             f"{folder}: another process is training in this folder; wait for it to end, or give another --output"
-        ) from error
-    except (ImportError, OSError):
-        pass  # a system or a network file system without locks
+        )
     return file
 
 
