@@ -20,7 +20,7 @@ import pytest
 
 from openglm.checkpoints.native import save_model
 from openglm.cli import serve
-from openglm.cli.main import main
+from openglm.cli.main import _build_parser, main
 from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
@@ -143,6 +143,14 @@ def test_key_and_name(model: str, tmp_path: Path) -> None:
         (["--threads", "0"], "--threads"),
         (["--key-file", "does-not-exist"], "--key-file"),
         (["--port", "0", "--model", "glm-larg"], "Did you mean"),
+        (["--port", "0", "--cors-origin", "https://example.org/path"], "https://example.org/path"),
+        (["--port", "0", "--cors-origin", "example.org"], "example.org"),
+        (["--port", "0", "--cors-origin", "https://*.example.org"], "https://*.example.org"),
+        (["--port", "0", "--cors-origin", ""], "origin"),
+        (["--port", "0", "--allowed-host", "http://a.example"], "http://a.example"),
+        (["--port", "0", "--allowed-host", "a.example:80"], "a.example:80"),
+        (["--port", "0", "--allowed-host", "*"], "'*'"),
+        (["--port", "0", "--allowed-host", ""], "host"),
     ],
 )
 def test_bad_options_are_one_line(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,6 +158,46 @@ def test_bad_options_are_one_line(options: list[str], words: str, capsys: pytest
     errors = capsys.readouterr().err
     assert words in errors
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["", "  ", "\n"])
+def test_an_empty_key_is_no_key_by_accident(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENGLM_API_KEY", key)
+    assert main(["serve", "--port", "0"]) == 2
+    monkeypatch.delenv("OPENGLM_API_KEY")
+    (tmp_path / "key").write_text(key)
+    assert main(["serve", "--port", "0", "--key-file", str(tmp_path / "key")]) == 2
+
+
+def test_every_option_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them, with what is given on the command line before it."""
+    plain = serve_arguments([])
+    values = {bool: "yes", int: "7", float: "7.5", str: "seven", list: "a.example, b.example"}
+    for action in _build_parser("serve")._subparsers._group_actions[0].choices["serve"]._actions:  # type: ignore
+        flag = next(flag for flag in action.option_strings if flag.startswith("--"))
+        if flag == "--help":
+            continue
+        default = getattr(plain, action.dest)
+        kind = action.type or (type(default) if isinstance(default, (bool, list)) else str)
+        wanted = ["a.example", "b.example"] if kind is list else True if kind is bool else kind(values[kind])
+        with monkeypatch.context() as patch:
+            patch.setenv("OPENGLM_SERVE_" + flag[2:].upper().replace("-", "_"), values[kind])
+            assert getattr(serve_arguments([]), action.dest) == wanted, flag
+            if kind in (int, str):
+                assert getattr(serve_arguments([flag, "5"]), action.dest) == kind("5")
+
+
+def serve_arguments(arguments: list[str]) -> Any:
+    return _build_parser("serve").parse_args(["serve", *arguments])
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "tcp://10.0.0.1:80"), ("COMPILE", "perhaps"), ("GRACE", "")])
+def test_wrong_variables_are_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"OPENGLM_SERVE_{name}", value)
+    assert main(["serve"]) == 2
+    assert f"OPENGLM_SERVE_{name}" in capsys.readouterr().err
 
 
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,6 +187,9 @@ def test_key(serving: Callable[[Settings], object]) -> None:
                 assert answer.status_code == 401
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
                 assert answer.json()["error"]["code"] == "invalid_api_key"
+        for scheme in ("bearer", "BEARER", "Bearer "):
+            written = {"Authorization": f"{scheme} s3cret"}
+            assert httpx.get(f"{live.url}/v1/models", headers=written).status_code == 200
         right = {"Authorization": "Bearer s3cret"}
         assert httpx.post(f"{live.url}/v1/fill", json=QUICK, headers=right).status_code == 200
         assert httpx.get(f"{live.url}/metrics", headers=right).status_code == 200
@@ -247,6 +250,36 @@ def test_errors_keep_the_inside_to_themselves(client: TestClient, monkeypatch: p
     assert client.post("/v1/fill", json=QUICK).status_code == 200  # and the server goes on
     assert client.get("/nothing").json()["error"]["code"] == "not_found"
     assert client.get("/page.css/../../app.py").status_code == 404
+
+
+HUGE = "word " * 20_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("fill", {"text": HUGE}),
+        ("fill", {"text": f"{HUGE} [MASK]"}),
+        ("fill", {"text": "a [MASK]", HUGE: 1}),
+        ("fill", {"text": "a [MASK]", "truncate": HUGE}),
+        ("fill", {"text": "a [MASK]", "model": HUGE}),
+        ("fill", {"text": ["a", {"blank": HUGE}]}),
+        ("fill", {"text": "a [MASK]", "max_new_tokens": [5] * 20_000}),
+        ("choose", {"text": "a [MASK]", "choices": [["a", HUGE]]}),
+        ("choose", {"text": "a [MASK]", "choices": ["b"], "calibrate": HUGE}),
+        ("score", {"text": "a [MASK]", "fills": [HUGE, "b"]}),
+        ("score", {"text": "a [MASK]", "fills": HUGE}),
+        ("completions", {"prompt": HUGE}),
+        ("completions", {"prompt": "a", "stop": [HUGE]}),
+        ("completions", {"prompt": "a", "blank": HUGE}),
+        ("completions", {"prompt": "a", "logit_bias": {HUGE: 1}}),
+    ],
+)
+def test_errors_echo_little_of_what_was_sent(client: TestClient, path: str, body: object) -> None:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code in (400, 404)
+    assert len(answer.content) < 1000
+    assert len(answer.json()["error"]["message"]) > 10
 
 
 def test_answers_are_sent_at_once() -> None:

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from openglm.infill.infiller import Infiller
+from openglm.serve.errors import Stopped
 from openglm.serve.service import updates
-from openglm.serve.worker import Stopped, Ticket, Worker
+from openglm.serve.worker import Ticket, Worker
 
 LONG = {"max_new_tokens": 60, "min_new_tokens": 60}
 
@@ -24,7 +25,7 @@ def working(infiller: Infiller, between_steps: bool, use: Callable[[Worker], Awa
             try:
                 await asyncio.wait_for(use(worker), 30)
             finally:
-                worker.stop()
+                await worker.stop()
             assert not worker.alive
         assert infiller.engine.running == infiller.engine.queued == infiller.engine.memory.texts_held == 0
 
@@ -40,12 +41,12 @@ def test_scoring_does_not_wait_for_fills_to_end(infiller: Infiller, between_step
     async def use(worker: Worker) -> None:
         filling = ticket(infiller, **LONG)
         worker.submit(filling)
-        name = await worker.score(lambda: threading.current_thread().name)
+        name = await worker.score(lambda: threading.current_thread().name, 1)
         assert name.startswith("openglm-engine" if between_steps else "openglm-score")
         assert not filling.over
         assert await filling.updates.get() == (filling, None)
         with pytest.raises(ZeroDivisionError):
-            await worker.score(lambda: 1 / 0)
+            await worker.score(lambda: 1 / 0, 1)
 
     working(infiller, between_steps, use)
 
@@ -54,14 +55,15 @@ def test_stopping_gives_up_what_is_left(infiller: Infiller) -> None:
     async def use(worker: Worker) -> None:
         filling = ticket(infiller, **LONG)
         worker.submit(filling)
-        slow = asyncio.ensure_future(worker.score(lambda: time.sleep(0.1)))
-        waiting = asyncio.ensure_future(worker.score(lambda: 1))
+        slow = asyncio.ensure_future(worker.score(lambda: time.sleep(0.1), 1))
+        waiting = asyncio.ensure_future(worker.score(lambda: 1, 1))
         while not infiller.engine.running:
             await asyncio.sleep(0)
-        worker.stop()
+        stopped = asyncio.ensure_future(worker.stop())
         assert await filling.updates.get() == (filling, None)
         assert isinstance(filling.error, Stopped)
         await slow
+        await stopped
         with pytest.raises(Stopped):
             await waiting
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..serve.settings import Limits
 
 KEY_VARIABLE = "OPENGLM_API_KEY"
+PREFIX = "OPENGLM_SERVE_"  # --max-tokens is OPENGLM_SERVE_MAX_TOKENS; what is repeated is listed with commas
+YES, NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
 LIMITS = {
@@ -34,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
         "Serve a model: /v1/fill, /v1/choose, /v1/score, OpenAI's /v1/completions, and a page at /. "
-        f"A key in the variable {KEY_VARIABLE} or in --key-file has to be shown by every request."
+        f"A key in the variable {KEY_VARIABLE} or in --key-file has to be shown by every request. Every option may "
+        f"stand in a variable instead: --max-tokens in {PREFIX}MAX_TOKENS, with commas between what is repeated."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
@@ -55,6 +58,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (flag, kind, metavar, text) in LIMITS.items():
         group.add_argument(f"--{flag}", dest=f"limit_{name}", type=kind, metavar=metavar, help=text)
     add_model_options(parser)
+    _take_environment(parser)
+
+
+def _take_environment(parser: argparse.ArgumentParser) -> None:
+    """Let the variables of the environment stand for options that are not given.
+
+    Raises:
+        OptionError: a value that the option does not take.
+    """
+    for action in parser._actions:
+        flag = next((flag[2:] for flag in action.option_strings if flag.startswith("--")), "help")
+        value = os.environ.get(variable := PREFIX + flag.upper().replace("-", "_"))
+        if flag == "help" or value is None:
+            continue
+        try:
+            action.default = _converted(action, value)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise OptionError(f"{variable}={value!r} is no value for --{flag}; change or unset it") from error
+
+
+def _converted(action: argparse.Action, value: str) -> object:
+    if action.nargs == 0:
+        if value.lower() not in YES + NO:
+            raise ValueError(value)
+        return value.lower() in YES
+    if isinstance(action.default, list):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return action.type(value) if callable(action.type) else value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +136,10 @@ def _serve(args: argparse.Namespace, listening: socket.socket, name: str, limits
 
 def _key(path: str | None) -> str | None:
     if path is None:
-        return os.environ.get(KEY_VARIABLE) or None
+        key = os.environ.get(KEY_VARIABLE)
+        if key is not None and not key.strip():
+            raise OptionError(f"{KEY_VARIABLE} is set but empty; put a key into it, or unset it to serve without one")
+        return key
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

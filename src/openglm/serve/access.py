@@ -39,7 +39,7 @@ class AccessControl:
     ) -> None:
         self._app, self._metrics, self._routes = app, metrics, routes
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._key = None if key is None else f"Bearer {key}".encode()
+        self._key = None if key is None else key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -94,4 +94,7 @@ class AccessControl:
         if self._key is None:
             return True
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], self._key)
+        if len(given) != 1:
+            return False
+        scheme, _, key = given[0].partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(b" "), self._key)

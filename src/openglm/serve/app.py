@@ -55,7 +55,7 @@ def build_app(infiller: Infiller, settings: Settings | None = None) -> Starlette
         try:
             yield
         finally:
-            service.worker.stop()
+            await service.worker.stop()
 
     def json_at(path: str, make: Callable[[Request], Any]) -> Route:
         async def answer(request: Request) -> Response:

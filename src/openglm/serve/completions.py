@@ -134,7 +134,7 @@ async def complete(service: Service, body: CompletionRequest) -> Response:
             for prompt in prompts
         ]
 
-    tickets = await service.worker.prepare(prepared)
+    tickets = await service.worker.prepare(prepared, sum(map(len, prompts)) + len(body.suffix or ""))
     frame: Json = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",

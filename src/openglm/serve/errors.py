@@ -15,6 +15,13 @@ from pydantic_core import PydanticCustomError
 
 from ..errors import ContextLengthError, OpenGLMError, OptionError, UnsupportedBlankError
 
+LONGEST_MESSAGE, LONGEST_PARAM = 300, 60  # characters: a client knows what it sent
+
+
+def shortened(text: str, most: int = LONGEST_MESSAGE) -> str:
+    """A text without its middle, if it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) + 5 :]}"
+
 
 class HTTPError(Exception):
     """An answer that is not what was asked for.
@@ -36,12 +43,17 @@ class HTTPError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
+        self.status, self.kind, self.code = status, kind, code
+        self.message, self.param = shortened(message), None if param is None else shortened(param, LONGEST_PARAM)
         self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
         """What is sent."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+class Stopped(Exception):
+    """The server was stopped before this was done."""
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> HTTPError:
@@ -83,6 +95,8 @@ def as_http_error(error: BaseException) -> HTTPError:
     """The answer to an error."""
     if isinstance(error, HTTPError):
         return error
+    if isinstance(error, Stopped):
+        return closing()
     if isinstance(error, ValidationError):
         return _invalid(error)
     if isinstance(error, ContextLengthError):

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from starlette.responses import JSONResponse, Response
 
+from ..blanks import BlankedText
 from ..infill.results import Filled, Scored
 from .errors import HTTPError, bad_request
 from .http import EventStream, sse
@@ -23,7 +24,8 @@ async def fill(service: Service, body: FillRequest) -> Response:
     if body.stream and body.num_beams > 1:
         raise bad_request("beams have no order in which to stream; set stream to false or num_beams to 1", "stream")
     options = body.model_dump(exclude=NOT_OPTIONS)
-    request = await service.worker.prepare(lambda: service.request(service.text(body.text), **options))
+    text = service.text(body.text)
+    request = await service.worker.prepare(lambda: service.request(text, **options), characters(text))
     ticket = Ticket(request, updates(), streams=body.stream)
     if body.stream:
         limits = service.settings.limits
@@ -73,7 +75,8 @@ async def choose(service: Service, body: ChooseRequest) -> Response:
         raise bad_request(f"{len(body.choices)} choices; this server takes at most {most}", "choices")
     options = body.model_dump(exclude={"model", "text", "choices"})
     text = service.text(body.text)
-    ranked = await service.scored(lambda: service.infiller.choose(text, body.choices, **options))
+    size = characters(text) + sum(len("".join(choice)) for choice in body.choices)
+    ranked = await service.worker.score(lambda: service.infiller.choose(text, body.choices, **options), size)
     choices = [{**_scored(one), "probability": one.probability} for one in ranked]
     return JSONResponse({"model": service.settings.name, "choices": choices})
 
@@ -81,8 +84,14 @@ async def choose(service: Service, body: ChooseRequest) -> Response:
 async def score(service: Service, body: ScoreRequest) -> Response:
     """Log-probability of given fills."""
     text = service.text(body.text)
-    scored = await service.scored(lambda: service.infiller.score(text, body.fills, truncate=body.truncate))
+    size = characters(text) + len("".join(body.fills))
+    scored = await service.worker.score(lambda: service.infiller.score(text, body.fills, truncate=body.truncate), size)
     return JSONResponse({"model": service.settings.name, **_scored(scored)})
+
+
+def characters(text: BlankedText) -> int:
+    """Length of a text without its blanks."""
+    return sum(map(len, text.literals))
 
 
 def _scored(scored: Scored) -> Json:

@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
             await asyncio.wait_for(self.service.admission.emptied(), grace)
         except asyncio.TimeoutError:
             log.warning("%d requests were not done within %g s and are given up", self.service.admission.count, grace)
-            self.service.worker.stop()
+            await self.service.worker.stop()
         self.should_exit = True
 
 
@@ -151,6 +151,7 @@ def run(app: Starlette, listening: socket.socket) -> int:
     sys.setswitchinterval(0.001)
     server = Server(app)
     server.run(sockets=[listening])
+    server.service.worker.abandon()  # after a second signal something may still be running
     return 0 if server.started else 1
 
 

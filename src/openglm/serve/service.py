@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -22,7 +22,7 @@ from .http import HungUp, error_response, or_hung_up, read_body
 from .metrics import Metrics
 from .schemas import Blank, Json
 from .settings import Settings
-from .worker import Stopped, Ticket, Updates, Worker
+from .worker import Ticket, Updates, Worker
 
 READING_SECONDS = 10  # that a client has for what is left when the time of its request is up
 M = TypeVar("M", bound=BaseModel)
@@ -49,7 +49,7 @@ class Service:
         engine, watch = infiller.engine, self.metrics.watch
         watch("openglm_requests_in_flight", "Requests running or waiting", lambda: self.admission.count)
         watch("openglm_jobs_running", "Texts the engine is filling", lambda: engine.running)
-        watch("openglm_jobs_queued", "Texts waiting for the engine", lambda: engine.queued)
+        watch("openglm_jobs_queued", "Texts waiting for the engine", lambda: self.worker.waiting)
         watch("openglm_steps", "Passes of the model", lambda: self.worker.steps)
 
     @property
@@ -115,7 +115,7 @@ class Service:
                     continue
                 open_ -= 1
                 if ticket.error is not None:
-                    raise closing() if isinstance(ticket.error, Stopped) else ticket.error
+                    raise ticket.error
         finally:
             for ticket in tickets:
                 self.worker.cancel(ticket)
@@ -126,15 +126,6 @@ class Service:
         async with aclosing(self.run(tickets)) as news:
             async for _ in news:
                 pass
-
-    async def scored(self, work: Callable[[], T]) -> T:
-        """A pass of the model that scores. Raises what `work` raises."""
-        try:
-            return await self.worker.score(work)
-        except (Stopped, asyncio.CancelledError):
-            if self.worker.alive:
-                raise
-            raise closing() from None
 
 
 def updates() -> Updates:
@@ -190,6 +181,10 @@ class Call(Generic[M]):
                     raise HungUp from None  # it does not read its answer
         except HungUp:
             service.metrics.hung_up.inc()
+        except asyncio.CancelledError:  # the server ends now
+            with suppress(Exception):  # an answer that has begun cannot be another one
+                await error_response(closing())(scope, receive, send)
+            raise
         except Exception as error:
             await error_response(error)(scope, receive, send)
 

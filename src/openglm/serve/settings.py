@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
+import re
 from dataclasses import dataclass
 
 from ..errors import OptionError
+
+HOST = r"(?!.*\.\.)[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?"
+ORIGIN = re.compile(rf"[a-z][a-z0-9+.-]*://({HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?")
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,21 @@ class Settings:
     def __post_init__(self) -> None:
         if self.key is not None and (not self.key or not self.key.isascii() or not self.key.isprintable()):
             raise OptionError("the key must be printable ASCII and not empty")
+        for origin in self.cors_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise OptionError(
+                    f"origin {origin!r} is none: give scheme and host as browsers send them, without a path, such as "
+                    "https://example.org or http://localhost:3000, or * for all"
+                )
+        for host in self.hosts:
+            if not is_host(host):
+                raise OptionError(f"{host!r} is no name of a host; give it without scheme, port or path")
+
+
+def is_host(name: str) -> bool:
+    """Whether this is a host's name or address, with nothing around it."""
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+        return True
+    except ValueError:
+        return re.fullmatch(HOST, name) is not None

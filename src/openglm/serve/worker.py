@@ -4,10 +4,11 @@
                   ticket.updates <- one call per step with all news
 
 Jobs are let in and given up between steps, in the engine's own thread, so nobody waits for
-its lock. On a CPU scoring has one thread of its own: a long list of choices shares the machine
-with the running fills instead of stopping them. On a GPU it is done between steps, one request
-at a time: whatever else uses the device must not come between the kernels of a step that is being
-recorded. Tokenising has two threads.
+its lock; `Turns` says whose turn it is. On a CPU scoring has two lanes, one for short requests: a long
+list of choices shares the machine with the running fills and short scorings instead of stopping them.
+On a GPU it is done between steps, one request at a time: whatever else uses the device must not come
+between the kernels of a step that is being recorded. Tokenizing has three threads, one of them for long
+texts.
 
 Knows jobs and threads; nothing about HTTP.
 """
@@ -15,24 +16,29 @@ Knows jobs and threads; nothing about HTTP.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ..engine.decoding import Answers
-from ..engine.engine import Engine
+from ..engine.engine import CACHE_BYTES, Engine
 from ..infill.request import Request
+from .errors import Stopped
+from .scorings import Interrupted, Lane, interrupt
+from .turns import PACE, Size, Turns
 
 log = logging.getLogger("openglm.serve")
 T = TypeVar("T")
 Updates = asyncio.Queue[tuple["Ticket", Sequence[Any] | None]]
 
-
-class Stopped(Exception):
-    """The worker was stopped before a ticket was done."""
+SHORT = 2048  # tokens, roughly: what is to be scored or tokenized beyond that takes a lane for long work
+LAST_STEP = 2.0  # seconds that a pass of the model gets to end when the worker is stopped
 
 
 class Ticket:
@@ -60,6 +66,12 @@ class Ticket:
         return self.request.job.done
 
     @property
+    def size(self) -> Size:
+        """What it takes of the engine."""
+        job = self.request.job
+        return Size(job.lines, job.lines * job.tokens, len(job.layout) + job.lines * job.tokens)
+
+    @property
     def written(self) -> int:
         """Tokens written so far."""
         job = self.request.job
@@ -85,62 +97,114 @@ class Worker:
     def __init__(self, engine: Engine, *, between_steps: bool = False) -> None:
         self.engine, self.steps, self._between_steps = engine, 0, between_steps
         self._inbox: deque[tuple[str, Ticket]] = deque()
-        self._scorings: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._scorings: list[tuple[float, int, Callable[[], Any], Future[Any]]] = []  # a heap, by when they are due
+        self._numbers = itertools.count()
         self._tickets: list[Ticket] = []
+        self._turns = Turns[Ticket](engine.max_lines, CACHE_BYTES // engine.memory.bytes_per_token())
         self._wake = threading.Condition()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._prepare: ThreadPoolExecutor | None = None
-        self._score: ThreadPoolExecutor | None = None
+        self._lanes: tuple[Lane, ...] = ()
+        self._prepare: tuple[ThreadPoolExecutor, ...] = ()
 
     @property
     def alive(self) -> bool:
         """Whether requests are being worked on."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def waiting(self) -> int:
+        """Texts that have not begun."""
+        return len(self._turns) + self.engine.queued
+
     def start(self) -> None:
         """Begin; called on the event loop that is to be told of news."""
         self._loop, self._stopping = asyncio.get_running_loop(), False
-        self._prepare = ThreadPoolExecutor(2, "openglm-prepare")
-        self._score = ThreadPoolExecutor(1, "openglm-score")
+        self._prepare = tuple(ThreadPoolExecutor(n, "openglm-prepare") for n in (2, 1))
+        self._lanes = Lane("openglm-score"), Lane("openglm-score-long")
         self._thread = threading.Thread(target=self._run, name="openglm-engine", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Give up what is left and end; waits for the step that is running."""
+    async def stop(self) -> None:
+        """Give up what is left and end, in a few seconds whatever is running; called on the same event loop."""
+        self.give_up()
+        end = time.monotonic() + LAST_STEP
+        threads = [self._thread, *(lane.thread for lane in self._lanes)]
+        while any(thread is not None and thread.is_alive() for thread in threads):
+            if time.monotonic() > end:  # a long pass: it ends with the operation that is running
+                for thread in threads:
+                    if thread is not None:
+                        interrupt(thread)
+                end += LAST_STEP
+            await asyncio.sleep(0.01)
+        _deliver([(ticket, (), True) for ticket in self._tickets])
+        self._tickets.clear()
+
+    def abandon(self) -> None:
+        """End without the event loop, at once."""
+        self.give_up()
+        for thread in (self._thread, *(lane.thread for lane in self._lanes)):
+            if thread is not None:
+                interrupt(thread)
+                thread.join(LAST_STEP)
+
+    def give_up(self) -> None:
+        """Tell everything to end, without waiting for it."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        if self._thread is not None:
-            self._thread.join()
-        for pool in (self._prepare, self._score):
-            if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+        for lane in self._lanes:
+            lane.stop()
+        for pool in self._prepare:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # --- called on the event loop ---------------------------------------------------------
 
-    async def prepare(self, work: Callable[[], T]) -> T:
-        """Something quick that would still hold up the event loop: tokenising, checking."""
-        return await asyncio.get_running_loop().run_in_executor(self._prepare, work)
+    async def prepare(self, work: Callable[[], T], size: int) -> T:
+        """Something quick that would still hold up the event loop: tokenizing, checking.
 
-    async def score(self, work: Callable[[], T]) -> T:
-        """A pass of the model beside the engine's; those that wait can be cancelled.
+        Args:
+            size: characters, roughly.
 
         Raises:
             Stopped: the worker was stopped first.
         """
-        if self._between_steps:
-            future: Future[T] = Future()
-            with self._wake:
-                self._scorings.append((work, future))
-                self._wake.notify()
-            return await asyncio.wrap_future(future)
-        return await asyncio.get_running_loop().run_in_executor(self._score, work)
+        if self._stopping:
+            raise Stopped
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._prepare[size > SHORT], work)
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise Stopped from None
+            raise
+
+    async def score(self, work: Callable[[], T], size: int) -> T:
+        """A pass of the model beside the engine's; what nobody waits for any more is given up.
+
+        Args:
+            size: characters, roughly.
+
+        Raises:
+            Stopped: the worker was stopped first.
+        """
+        if not self._between_steps:
+            return await self._lanes[size > SHORT].run(work, size)
+        future: Future[T] = Future()
+        with self._wake:
+            if self._stopping:
+                raise Stopped
+            heapq.heappush(self._scorings, (time.monotonic() + size / PACE, next(self._numbers), work, future))
+            self._wake.notify()
+        return await asyncio.wrap_future(future)
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a request."""
-        self._send("submit", ticket)
+        if self._stopping:
+            ticket.error = Stopped()
+            _deliver([(ticket, (), True)])
+        else:
+            self._send("submit", ticket)
 
     def cancel(self, ticket: Ticket) -> None:
         """Give a request up; its room is free after the step that is running."""
@@ -155,36 +219,47 @@ class Worker:
     # --- the engine's thread ----------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not (self._inbox or self._tickets or self._scorings or self._stopping):
-                    self._wake.wait()
-            if self._stopping:
-                break
-            self._read_inbox()
-            if self._tickets:
-                try:
-                    self.engine.step()
-                except Exception:
-                    log.exception("a pass of the model failed; the requests it held were given up")
-                self.steps += 1
-            self._report()
-            if self._scorings:
-                _carry_out(*self._scorings.popleft())
-        while self._scorings:
-            _carry_out(_stopped, self._scorings.popleft()[1])
+        try:
+            while self._wait():
+                self._read_inbox()
+                if self._tickets:
+                    self._step()
+                self._report()
+                if self._scorings:
+                    _carry_out(*heapq.heappop(self._scorings)[2:])
+        except Interrupted:
+            log.warning("a pass of the model was interrupted")
+        for *_, future in self._scorings:
+            _carry_out(_stopped, future)
+        self._scorings.clear()
         self._read_inbox()
         for ticket in self._tickets:
             ticket.error = Stopped()
             self.engine.cancel(ticket.request.job)
         self._report()
 
+    def _wait(self) -> bool:
+        """Until there is something to do; whether to go on."""
+        with self._wake:
+            while not (self._inbox or self._tickets or self._scorings or self._stopping):
+                self._wake.wait()
+        return not self._stopping
+
+    def _step(self) -> None:
+        for ticket in self._turns.take():
+            self.engine.submit(ticket.request.job)
+        try:
+            self.engine.step()
+        except Exception:
+            log.exception("a pass of the model failed; the requests it held were given up")
+        self.steps += 1
+
     def _read_inbox(self) -> None:
         while self._inbox:
             what, ticket = self._inbox.popleft()
             if what == "submit":
                 self._tickets.append(ticket)
-                self.engine.submit(ticket.request.job)
+                self._turns.add(ticket, ticket.size)
             else:
                 self.engine.cancel(ticket.request.job)
 
@@ -205,6 +280,9 @@ class Worker:
                 news.append((ticket, pieces, ticket.over))
         if not news:
             return
+        for ticket, _, over in news:
+            if over:
+                self._turns.remove(ticket)
         self._tickets = [ticket for ticket in self._tickets if not ticket.over]
         assert self._loop is not None
         try:
