@@ -150,6 +150,14 @@ def build_part_a(
     return np.array(ids, np.int64), np.array(positions, np.int64)
 
 
+def behind(prompt_ids: Sequence[int], part_a: Ids, blank_positions: Ids) -> tuple[Ids, Ids]:
+    """Part A behind a trained prompt, and where its blanks stand then; the same without a prompt."""
+    if not len(prompt_ids):
+        return part_a, blank_positions
+    ids = np.concatenate([np.asarray(prompt_ids, np.int64), part_a])
+    return ids, np.asarray(blank_positions) + len(prompt_ids)
+
+
 @dataclass(frozen=True)
 class Layouts:
     """Many layouts end to end, T tokens in all; `layouts[i]` is one of them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ..network import quantization
 from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
+from . import beside
 from .safetensors_files import SHARD_BYTES
 from .vocabulary import Vocabulary, open_tokenizer
 from .weights import StreamingReader, TensorInfo, Weights, check_tensors, is_finite
@@ -44,9 +45,29 @@ class Checkpoint:
         """Its tokenizer. Raises TokenizerError."""
         return open_tokenizer(self.folder, self.vocabulary)
 
-    def network(self, *, device: str, dtype: torch.dtype, quantize: str | None = None) -> GLMModel:
-        """Its network. Raises as `build`."""
-        return build(self.config, self.weights, device=device, dtype=dtype, quantize=quantize)
+    def network(
+        self,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        quantize: str | None = None,
+        applies: Sequence[str] = (),
+        taker: str = "this",
+    ) -> GLMModel:
+        """Its network, with its trained prompt where the caller applies one.
+
+        Args:
+            applies: the parts beside the network (`beside.PROMPT`, `beside.HEAD`) that the caller applies.
+            taker: what the caller is, for the message that refuses others.
+
+        Raises:
+            CheckpointError: the folder has a part that the caller would leave out. Otherwise as `build`.
+        """
+        beside.check_parts(self.folder, applies, taker)
+        model = build(self.config, self.weights, device=device, dtype=dtype, quantize=quantize)
+        if beside.PROMPT in beside.parts_of(self.folder):
+            beside.load_prompt(model, self.folder)
+        return model
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ import torch
 from ..errors import CheckpointError, OptionError, TokenizerError
 from ..files import sync_folder, write_atomically
 from ..tokenizer import MODEL_FILE, ChineseTokenizer, Tokenizer
+from . import beside
 from .checkpoint import Checkpoint, ExportSpec, expected_tensors
-from .formats import FLAGAI, FORMATS, HUGGINGFACE, THUDM, existing
+from .formats import FLAGAI, FORMATS, HUGGINGFACE, OPENGLM, THUDM, existing
 from .logits import probe_logits
 from .published import SPECIAL_TOKENS
 from .resolve import WRITE, open_checkpoint
@@ -87,6 +88,8 @@ def convert(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"{folder}: exists already; give the name of a new folder, or remove it first")
     checkpoint = open_checkpoint(source)
+    if to != OPENGLM:
+        beside.check_parts(checkpoint.folder, (), f"the format {to}")
     vocabulary = None
     if not without_tokenizer:
         vocabulary = _tokenizer_of(checkpoint, tokenizer)
@@ -138,6 +141,9 @@ def _for_format(
             notes.append(f"to use it with transformers, put {', '.join(REMOTE_CODE)} of a published model beside it")
     if tokenizer is None:
         notes.append("without a vocabulary")
+    asks = existing(checkpoint.folder, (beside.TASK_FILE, beside.SETTINGS_FILE)) if to != OPENGLM else []
+    if asks:
+        notes.append(f"left out, because only openglm's own format has them: {', '.join(path.name for path in asks)}")
     return weights, tokenizer, notes
 
 
@@ -160,6 +166,8 @@ def _with_repaired_table(
 
 def _carry_other_files(checkpoint: Checkpoint, folder: Path, to: str) -> None:
     names = (*OTHER_FILES, *REMOTE_CODE) if to == checkpoint.format == HUGGINGFACE else OTHER_FILES
+    if to == OPENGLM:
+        names = (*names, *beside.FILES)
     for path in existing(checkpoint.folder, names):
         write_atomically(folder / path.name, path.read_bytes())
 

@@ -10,6 +10,7 @@ import torch
 
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
+from .beside import PROMPT
 from .checkpoint import Checkpoint, ExportSpec
 from .find import find_folder
 from .flagai import open_flagai, write_flagai
@@ -49,7 +50,7 @@ def open_model(
     quantize: str | None = None,
     revision: str | None = None,
 ) -> tuple[GLMModel, Tokenizer]:
-    """Network (in evaluation mode) and tokenizer.
+    """Network (in evaluation mode, with its trained prompt if it has one) and tokenizer.
 
     Args:
         quantize: as in `quantization.quantize`.
@@ -67,4 +68,7 @@ def open_model(
             f"({left_out[0]}, ...); they are left out",
             stacklevel=2,
         )
-    return checkpoint.network(device=device, dtype=dtype, quantize=quantize), tokenizer
+    model = checkpoint.network(
+        device=device, dtype=dtype, quantize=quantize, applies=(PROMPT,), taker="filling, choosing and scoring"
+    )
+    return model, tokenizer

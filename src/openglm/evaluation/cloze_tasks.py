@@ -42,7 +42,8 @@ def questions_of(task: Task, infiller: Infiller, options: EvalOptions) -> tuple[
         DataError: no such split or file, or an example that cannot be used (names the line).
     """
     examples = task.examples(test_split(task), options.data_dir)[: options.limit]
-    return examples, task.questions(examples, infiller.tokenizer, infiller.model.config, options.pattern)
+    model = infiller.model
+    return examples, task.questions(examples, infiller.tokenizer, model.config, options.pattern, room=model.max_part_a)
 
 
 def predictions_of(

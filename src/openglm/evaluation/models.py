@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..checkpoints.beside import SETTINGS_FILE, RunSettings, model_folder_of_run
 from ..infill.infiller import Infiller, load
 from ..scoring.predict import Prediction
 from ..scoring.question import Question
@@ -28,7 +28,6 @@ from .options import EvalOptions
 if TYPE_CHECKING:
     from ..finetuning import Classifier
 
-MODEL_FOLDER, SETTINGS_FILE = "model", "finetune.json"  # as fine-tuning leaves them
 CLASSIFIERS = ("cloze", "classify")
 
 
@@ -75,12 +74,10 @@ def load_model(options: EvalOptions) -> Model:
     Raises:
         ModelNotFoundError, CheckpointError, OptionError: as `openglm.load`.
     """
-    folder = Path(options.model)
-    if not (folder / SETTINGS_FILE).is_file() and (folder / MODEL_FOLDER / SETTINGS_FILE).is_file():
-        folder = folder / MODEL_FOLDER
+    folder = model_folder_of_run(Path(options.model))
     if not (folder / SETTINGS_FILE).is_file():
         return Model(_load(options))
-    if _kind(folder) not in CLASSIFIERS:
+    if RunSettings.read(folder).kind not in CLASSIFIERS:
         return Model(_load(dataclasses.replace(options, model=str(folder))))
     from ..finetuning import load_classifier  # training is only imported where it has been done
 
@@ -89,13 +86,6 @@ def load_model(options: EvalOptions) -> Model:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     classifier = load_classifier(folder, device=device)
     return Model(Infiller(classifier.model, classifier.tokenizer), classifier)
-
-
-def _kind(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["kind"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _load(options: EvalOptions) -> Infiller:

@@ -79,7 +79,7 @@ def read_requests(path: Path, row: Entry, infiller: Infiller, limit: int | None 
 
 def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller) -> GenerationExample:
     values = {name: _text(example, name) for name in pattern.fields}
-    room, tokenizer = infiller.model.config.max_sequence_length, infiller.tokenizer
+    room, tokenizer = infiller.model.max_part_a, infiller.tokenizer
     wanted = example.get(target)
     references = wanted if isinstance(wanted, list) else [wanted]
     if not references or not all(isinstance(each, str) for each in references):

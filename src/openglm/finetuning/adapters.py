@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checkpoints import beside
 from ..errors import CheckpointError, OptionError
 from ..files import write_atomically
 from ..network.model import GLMModel, Linear
-from . import saved
 
 WEIGHTS_FILE, SETTINGS_FILE = "adapter.safetensors", "adapter.json"
 FORMAT = "openglm-lora"
@@ -142,7 +142,7 @@ def save_adapter(folder: Path, model: GLMModel, options: LoraOptions, *, base_mo
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, save(tensors))
     settings = {"base_model": base_model, **asdict(options), "targets": list(options.targets)}
-    saved.write_settings(folder / SETTINGS_FILE, FORMAT, settings)
+    beside.write_settings(folder / SETTINGS_FILE, FORMAT, settings)
 
 
 def read_settings(folder: Path) -> tuple[LoraOptions, str]:
@@ -153,7 +153,7 @@ def read_settings(folder: Path) -> tuple[LoraOptions, str]:
     """
     path = folder / SETTINGS_FILE
     try:
-        values = saved.read_settings(path, FORMAT)
+        values = beside.read_settings(path, FORMAT)
         base_model = str(values.pop("base_model"))
         return LoraOptions(**values), base_model
     except (OSError, ValueError, KeyError, TypeError) as error:

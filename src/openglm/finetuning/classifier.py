@@ -8,7 +8,6 @@ Works for what `cloze` and `classify` leave behind, whatever method trained it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, overload
 
 import torch
 
+from ..checkpoints.beside import HEAD, PROMPT, SETTINGS_FILE, TASK_FILE, RunSettings, model_folder_of_run
 from ..checkpoints.resolve import open_checkpoint
 from ..errors import CheckpointError, DataError, OptionError
 from ..network.model import GLMModel
@@ -24,12 +24,9 @@ from ..tasks.examples import Example
 from ..tasks.pattern_indices import PatternIndices, parse_indices
 from ..tasks.task import Task
 from ..tokenizer import Tokenizer
-from . import heads, prompts
+from . import heads
 from .classify import encode_text, head_logits, head_prediction
 from .cloze import scoring_of
-from .tasks import TASK_FILE
-
-MODEL_FOLDER, SETTINGS_FILE = "model", "finetune.json"
 
 Item = str | Mapping[str, Any]
 
@@ -104,12 +101,9 @@ class Classifier:
 
     def _by_cloze(self, examples: Sequence[Example]) -> list[Answer]:
         assert self.task is not None
-        ids = prompts.prompt_ids(self.model)
-        config = self.model.config
-        room = config.max_sequence_length - len(ids)
+        config, room = self.model.config, self.model.max_part_a
         questions = [
-            prompts.with_prompt(self.task.question(example, self.tokenizer, config, self.pattern, room=room), ids)
-            for example in examples
+            self.task.question(example, self.tokenizer, config, self.pattern, room=room) for example in examples
         ]
         found = predict(self.model, self.tokenizer, questions, scoring=self.scoring)
         return [Answer(p.label, dict(zip(p.question.labels, p.probabilities.tolist(), strict=True))) for p in found]
@@ -131,27 +125,22 @@ def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
     Raises:
         CheckpointError: no such model there.
     """
-    folder = Path(folder)
-    if not (folder / SETTINGS_FILE).is_file() and (folder / MODEL_FOLDER / SETTINGS_FILE).is_file():
-        folder /= MODEL_FOLDER
-    try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        kind, pattern, penalty = settings["kind"], parse_indices(settings["pattern"]), float(settings["length_penalty"])
-        calibrate = str(settings["calibrate"])
-    except (OSError, ValueError, KeyError, TypeError, OptionError) as error:
-        raise CheckpointError(f"{folder / SETTINGS_FILE}: not the folder of a fine-tuned model ({error})") from error
-    if kind not in ("cloze", "classify"):
-        raise CheckpointError(f"{folder}: fine-tuned for {kind}, not for classification; use openglm.load")
+    folder = model_folder_of_run(Path(folder))
+    settings = RunSettings.read(folder)
+    if settings.kind not in ("cloze", "classify"):
+        raise CheckpointError(f"{folder}: fine-tuned for {settings.kind}, not for classification; use openglm.load")
     checkpoint = open_checkpoint(folder)
     tokenizer = checkpoint.tokenizer()
-    model = checkpoint.network(device=device, dtype=torch.float32)
-    if kind == "classify":
+    model = checkpoint.network(device=device, dtype=torch.float32, applies=(PROMPT, HEAD), taker="a classifier")
+    if settings.kind == "classify":
         head, found = heads.load_head(model, folder)
         return Classifier(model, tokenizer, head=head, fields=found["fields"], labels=found["labels"])
     if not (folder / TASK_FILE).is_file():
         raise CheckpointError(f"{folder / TASK_FILE}: missing; the task was made in Python, so give it to Classifier")
     task = Task.load(folder / TASK_FILE)
-    if (folder / prompts.SETTINGS_FILE).is_file():
-        prompts.load_prompt(model, folder)
-    scoring = scoring_of(task, calibrate, penalty)
+    try:
+        pattern = parse_indices(settings.pattern)
+    except OptionError as error:
+        raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}") from error
+    scoring = scoring_of(task, str(settings.calibrate), settings.length_penalty)
     return Classifier(model, tokenizer, task=task, pattern=pattern, scoring=scoring)

@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..blanks import Ids
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import DataError, OptionError
 from ..network.model import GLMModel
@@ -36,7 +35,6 @@ from ..tasks.examples import Example
 from ..tasks.task import Task
 from ..tokenizer import Tokenizer
 from .jobs import SPLITS, Epochs, Evaluation, Job, Plan, confusion_of, digest_of, weights_of
-from .prompts import prompt_ids, with_prompt
 from .recipe import FinetuneRecipe, ObjectiveOptions
 from .tasks import check_labels, checked_metric, examples_of, note_overlap, note_shortened, save_task, task_of, title_of
 
@@ -239,11 +237,8 @@ class ClozeJob(Job):
         self.plan, self.model = plan, model
         self.module = ClozeLoss(model, plan.scoring, plan.recipe.objective, precision)
         self.holder = model
-        ids: Ids = prompt_ids(model)
-        self._questions = {
-            split: [with_prompt(question, ids) for question in questions] for split, questions in plan.questions.items()
-        }
-        train = self._questions["train"]
+        self._train = [question.behind(model.prompt_ids) for question in plan.questions["train"]]
+        train = self._train
         gold = [question.golds[0] for question in train]
         self._weights = weights_of(
             gold, len(plan.labels), plan.recipe.objective.class_weights if plan.labels else "none"
@@ -253,7 +248,7 @@ class ClozeJob(Job):
 
     def questions_of(self, number: int) -> list[Question]:
         """The questions of micro-batch `number`, each by the pattern drawn for it in this epoch."""
-        train = self._questions["train"]
+        train = self._train
         drawn = np.random.default_rng([self._seed, number // self.batches, 1]).random(len(train))
         return [train[i].variants[int(drawn[i] * len(train[i].variants))] for i in self._epochs(number)]
 
@@ -269,9 +264,9 @@ class ClozeJob(Job):
 
     def evaluate(self, split: str) -> Evaluation | None:
         """Metrics of the task and mean loss on a file."""
-        if split not in self._questions:
+        if not self.plan.has(split):
             return None
-        predictions = predict(self.model, self.plan.tokenizer, self._questions[split], scoring=self.plan.scoring)
+        predictions = predict(self.model, self.plan.tokenizer, self.plan.questions[split], scoring=self.plan.scoring)
         return evaluation_of(self.plan.task, predictions, self.plan.labels, self.plan.recipe.objective)
 
     def save_beside(self, folder: Path) -> None:

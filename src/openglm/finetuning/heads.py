@@ -20,14 +20,13 @@ from torch.nn import functional as F
 
 from ..batches import pad
 from ..blanks import Ids, Markers, lay_out
+from ..checkpoints import beside
 from ..errors import CheckpointError
 from ..files import write_atomically
 from ..network.attention import dense_mask
 from ..network.model import GLMModel
 from ..tensors import each_tensor
-from . import saved
 
-WEIGHTS_FILE, SETTINGS_FILE = "head.safetensors", "head.json"
 FORMAT = "openglm-head"
 
 
@@ -136,8 +135,8 @@ def save_head(folder: Path, model: HeadModel, settings: dict[str, Any]) -> None:
     from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.head.items()}
-    write_atomically(folder / WEIGHTS_FILE, save(tensors))
-    saved.write_settings(folder / SETTINGS_FILE, FORMAT, settings)
+    write_atomically(folder / beside.HEAD_WEIGHTS, save(tensors))
+    beside.write_settings(folder / beside.HEAD_FILE, FORMAT, settings)
 
 
 def load_head(model: GLMModel, folder: Path) -> tuple[HeadModel, dict[str, Any]]:
@@ -149,14 +148,14 @@ def load_head(model: GLMModel, folder: Path) -> tuple[HeadModel, dict[str, Any]]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = folder / SETTINGS_FILE
+    path = folder / beside.HEAD_FILE
     try:
-        settings = saved.read_settings(path, FORMAT)
+        settings = beside.read_settings(path, FORMAT)
         count = len(settings["labels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not the settings of a head ({error})") from error
     out = HeadModel(model, count)
-    path = folder / WEIGHTS_FILE
+    path = folder / beside.HEAD_WEIGHTS
     try:
         tensors = load_file(path)
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -10,8 +10,8 @@ from torch import nn
 
 from ..errors import OptionError
 from ..network.model import Attention, GLMModel
+from ..network.prompt import add_prompt
 from .adapters import adapter_parameters, add_adapter
-from .prompts import add_prompt
 from .recipe import MethodOptions
 
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from ..data.spans import Objectives
 from ..errors import OpenGLMError, TrainingError, suggest
+from ..network.prompt import PromptOptions
 from ..tasks.pattern_indices import PatternIndices, as_plain, parse_indices
 from ..training.optim import OptimizerOptions
 from ..training.options import PRECISIONS, LoopOptions, read_values, section
 from .adapters import TARGETS, LoraOptions
-from .prompts import PromptOptions
 
 KINDS = ("cloze", "seq2seq", "infilling", "lm", "classify")
 METHODS = ("full", "lora", "prompt", "layers", "bias")
@@ -70,7 +70,7 @@ class MethodOptions:
 
     Attributes:
         name: "full": all; "lora": a small difference beside each matrix (`adapters`);
-            "prompt": vectors in front of the text (`prompts`); "layers": the last ones and the
+            "prompt": vectors in front of the text (`network/prompt.py`); "layers": the last ones and the
             last LayerNorm; "bias": biases and LayerNorms.
         rank, alpha, lora_dropout, targets: of LoRA.
         tokens, encoder: of a prompt.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoints.beside import HEAD, PROMPT, RunSettings, parts_of, save_prompt
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.find import find_folder
 from ..checkpoints.native import save_model
@@ -32,7 +33,6 @@ from .classify import ClassifyPlan
 from .cloze import ClozePlan
 from .documents import DocumentPlan
 from .jobs import Job, Measure, Plan
-from .prompts import save_prompt
 from .recipe import FinetuneRecipe, loop_options
 from .report import CURVES, results_sections, seed_folder, write_report
 from .results import FinetuneResult, RunResult
@@ -40,7 +40,6 @@ from .seq2seq import Seq2SeqPlan
 from .tuner import Surroundings, Tuner, fresh_job, plain_model
 
 MODEL_FOLDER, ADAPTER_FOLDER, PROMPT_FOLDER = "model", "adapter", "prompt"
-SETTINGS_FILE = "finetune.json"
 PLANS: Mapping[str, type[Plan]] = {
     "cloze": ClozePlan,
     "classify": ClassifyPlan,
@@ -107,6 +106,11 @@ def run(
 def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
     """Everything that can go wrong before training: the model is found, the examples read and checked."""
     checkpoint = open_checkpoint(find_folder(recipe.model))
+    if PROMPT in parts_of(checkpoint.folder):
+        raise TrainingError(
+            f"{checkpoint.folder}: has a trained prompt, which further training would leave out; "
+            "start from the model that the prompt was trained on"
+        )
     config, method = checkpoint.config, recipe.method
     room = config.max_sequence_length - (method.tokens if method.name == "prompt" else 0)
     if 2 * room < config.max_sequence_length:
@@ -116,7 +120,10 @@ def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
         )
     if method.layers > config.num_layers:
         raise TrainingError(f"method.layers is {method.layers}, but the model has {config.num_layers} layers")
-    return PLANS[recipe.kind](recipe, checkpoint, checkpoint.tokenizer(), room), checkpoint
+    plan = PLANS[recipe.kind](recipe, checkpoint, checkpoint.tokenizer(), room)
+    if HEAD in parts_of(checkpoint.folder):
+        plan.notes.append(f"the classification head of {recipe.model} is left out; training starts from its network")
+    return plan, checkpoint
 
 
 def _untuned(
@@ -164,13 +171,15 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job,
             save_prompt(place, job.model, recipe.method.prompt, base_model=recipe.model)
     job.save_beside(folder)
     model = plain_model(job)
-    settings = {
-        "kind": recipe.kind, "pattern": as_plain(recipe.pattern), "title": plan.title, "method": recipe.method.name,
-        "base_model": recipe.model, "length_penalty": recipe.objective.length_penalty,
-        "calibrate": recipe.objective.calibrate,
-    }  # fmt: skip
-    text = json.dumps(settings, indent=2, ensure_ascii=False)
-    write_atomically(folder / SETTINGS_FILE, (text + "\n").encode())
+    RunSettings(
+        kind=recipe.kind,
+        pattern=as_plain(recipe.pattern),
+        title=plan.title,
+        method=recipe.method.name,
+        base_model=recipe.model,
+        length_penalty=recipe.objective.length_penalty,
+        calibrate=recipe.objective.calibrate,
+    ).write(folder)
     save_model(folder, model, plan.tokenizer)
     options = loop_options(recipe, job.batches, result.best.seed, on_gpu=device.type == "cuda")
     environment = describe_environment(device, options.precision)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import pad
-from ..blanks import BlankedText, Layout, lay_out
+from ..blanks import BlankedText, Layout, behind, lay_out
 from ..checkpoints.checkpoint import Checkpoint
 from ..data.samples import KINDS, OBJECTIVE_NAMES
 from ..data.stream import TrainingBatch
@@ -32,7 +32,6 @@ from ..tokenizer import Tokenizer
 from ..training.loss import linear_cross_entropy
 from ..training.step import StepBatch, predicting_states
 from .jobs import SPLITS, Epochs, Evaluation, Job, Measure, Plan, digest_of
-from .prompts import prompt_ids, prompt_of
 from .recipe import FinetuneRecipe
 from .tasks import note_overlap
 
@@ -177,9 +176,8 @@ class Seq2SeqJob(Job):
         self.plan, self.model, self.holder = plan, model, model
         self.module = SmoothedLoss(model, plan.recipe.objective.label_smoothing, precision)
         self._group = KINDS.index(plan.pairs["train"][0].blanked.kinds[0])
-        ids = prompt_ids(model)
         self._layouts = {
-            split: [_prefixed(pair.layout, ids, plan.tokenizer) for pair in pairs]
+            split: [_behind(model.prompt_ids, pair.layout, plan.tokenizer) for pair in pairs]
             for split, pairs in plan.pairs.items()
         }
         self._epochs = Epochs(len(plan.pairs["train"]), run.batch_size // run.accumulate, seed)
@@ -205,12 +203,9 @@ class Seq2SeqJob(Job):
         return Evaluation(mean_loss(self.module, batches, self.model.word_embeddings.weight.device))
 
     def evaluate_fully(self, split: str, measure: Measure | None) -> Evaluation | None:
-        """Loss, and what the network writes for each source, measured.
-
-        A network with a trained prompt writes nothing here: `Infiller` knows no prompts.
-        """
+        """Loss, and what the network writes for each source, measured."""
         found = self.evaluate(split)
-        if found is None or measure is None or prompt_of(self.model) is not None:
+        if found is None or measure is None:
             return found
         pairs = self.plan.pairs[split]
         longest = max(len(pair.layout) - pair.layout.separator for pair in self.plan.pairs["train"])
@@ -226,13 +221,13 @@ class Seq2SeqJob(Job):
         return Evaluation(found.loss, dict(measure.metric(written, [pair.target for pair in pairs])), rows)
 
 
-def _prefixed(layout: Layout, ids: Any, tokenizer: Tokenizer) -> Layout:
+def _behind(prompt_ids: Sequence[int], layout: Layout, tokenizer: Tokenizer) -> Layout:
     """The layout with a prompt in front of its Part A."""
-    if not len(ids):
+    if not len(prompt_ids):
         return layout
-    part_a = np.concatenate([ids, layout.input_ids[: layout.separator]])
-    position = int(layout.position_ids[layout.separator]) + len(ids)
-    return lay_out(part_a, [position], [layout.targets[layout.separator : -1]], tokenizer.markers)
+    cut = layout.separator
+    part_a, positions = behind(prompt_ids, layout.input_ids[:cut], layout.position_ids[cut : cut + 1])
+    return lay_out(part_a, positions, [layout.targets[cut:-1]], tokenizer.markers)
 
 
 def by_length(layouts: Sequence[Layout]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..checkpoints.beside import TASK_FILE
 from ..errors import DataError, TrainingError, suggest
 from ..files import write_atomically
 from ..tasks.examples import Example, read_examples
@@ -19,7 +20,6 @@ from ..tasks.task_files import folder as task_folder
 from ..tasks.task_files import from_values
 from .recipe import FinetuneRecipe
 
-TASK_FILE = "task.yaml"
 UNNAMED = "task"
 SHORT_FORMS = ("pattern", "patterns", "verbalizer", "label", "text_fields", "metrics", "title", "name")
 

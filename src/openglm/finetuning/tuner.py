@@ -19,15 +19,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints.beside import HEAD
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import TrainingError
 from ..files import write_atomically
 from ..network.model import GLMModel
+from ..network.prompt import remove_prompt
 from ..reporting.report import Report
 from ..training.loop import Loop, Task, flattened
 from ..training.parallel import Processes
 from ..training.state import states
 from ..training.state_formats import remove
+from .adapters import merge
 from .jobs import Evaluation, Job, Measure, Plan
 from .methods import choose_parameters, count, set_dropout, trained
 from .recipe import FinetuneRecipe, loop_options, optimizer_of
@@ -69,7 +72,7 @@ class Surroundings:
 
 def fresh_job(recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, seed: int, device: torch.device) -> Job:
     """A network with the weights it starts from, its parameters to train chosen, and its task."""
-    model = checkpoint.network(device=str(device), dtype=torch.float32)
+    model = checkpoint.network(device=str(device), dtype=torch.float32, applies=(HEAD,))
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()  # it may be a window onto the file
     set_dropout(model, recipe.run.dropout)  # before an adapter brings its own
@@ -283,9 +286,6 @@ def load_trained(path: Path, holder: nn.Module) -> None:
 
 def plain_model(job: Job) -> GLMModel:
     """The network without what the method added: adapters merged, no prompt."""
-    from .adapters import merge
-    from .prompts import remove_prompt
-
     merge(job.model)
     remove_prompt(job.model)
     return job.model.requires_grad_(False).eval()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ..blanks import BlankedText, Writer, lay_out
+from ..blanks import BlankedText, Writer, behind, lay_out
 from ..checkpoints.resolve import open_model
 from ..engine.beams import Search
 from ..engine.decoding import Answers, Ends, Row
@@ -24,7 +24,7 @@ from ..network.model import GLMModel
 from ..network.quantization import check as check_quantize
 from ..scoring.predict import Scoring
 from ..tokenizer import Tokenizer
-from .prompt import Prompt, Text, build_prompt, numbered
+from .prompt import Prompt, Text, numbered
 from .request import Request
 from .results import Filled, Piece, Scored
 from .scoring import prompts_of, rank_answers, score_answers
@@ -171,13 +171,13 @@ class Infiller:
         """
         scoring = Scoring(normalize, length_penalty, bool(calibrate), ends)
         texts = [text] if isinstance(text, (str, BlankedText)) else list(text)
-        prompts = prompts_of(texts, self.tokenizer, self.model.config, truncate)
+        prompts = prompts_of(texts, self.tokenizer, self.model, truncate)
         context = calibrate if isinstance(calibrate, str) else None
         ranked = rank_answers(self.model, self.tokenizer, prompts, choices, scoring, context=context)
         return ranked[0] if isinstance(text, (str, BlankedText)) else ranked
 
     def _score(self, text: Text, choices: Sequence[str | Sequence[str]], truncate: str | None) -> list[Scored]:
-        prompts = prompts_of([text], self.tokenizer, self.model.config, truncate)
+        prompts = prompts_of([text], self.tokenizer, self.model, truncate)
         return score_answers(self.model, self.tokenizer, prompts, choices)[0]
 
     def request(self, text: Text, *, top_logprobs: int = 0, **options: Any) -> Request:
@@ -224,7 +224,7 @@ class Infiller:
             yield asked.popleft().result()
 
     def _prompt(self, text: Text, options: FillOptions) -> Prompt:
-        prompt = build_prompt(text, self.tokenizer, self.model.config, truncate=options.truncate)
+        prompt = prompts_of([text], self.tokenizer, self.model, options.truncate)[0]
         self._limits(prompt, options)  # raises if they do not fit this text
         return prompt
 
@@ -233,8 +233,9 @@ class Infiller:
 
     def _request(self, prompt: Prompt, options: FillOptions, top_logprobs: int = 0) -> Request:
         markers, limits = self.tokenizer.markers, self._limits(prompt, options)
-        positions = prompt.blank_positions.tolist()
-        layout = lay_out(prompt.part_a, positions[:1], [[]], markers)
+        part_a, blank_positions = behind(self.model.prompt_ids, prompt.part_a, prompt.blank_positions)
+        positions = blank_positions.tolist()
+        layout = lay_out(part_a, positions[:1], [[]], markers)
         if options.num_beams > 1:
             search = Search(layout, positions, limits, options, self._ends, markers)
             return Request(prompt, search, self.tokenizer)
@@ -285,7 +286,7 @@ def load(
     Raises:
         ModelNotFoundError: no such model; names the nearest ones.
         CheckpointError, ConfigError, TokenizerError: files that are missing, damaged or do
-            not fit together.
+            not fit together; or a model with a classification head, which fills no blanks.
         OptionError: an unknown device, dtype or quantize, or `compile` without a C++ compiler.
     """
     if device == "auto":

@@ -31,9 +31,17 @@ class Prompt:
 
 
 def build_prompt(
-    text: str | BlankedText, tokenizer: Tokenizer, config: GLMConfig, *, truncate: str | None = None
+    text: str | BlankedText,
+    tokenizer: Tokenizer,
+    config: GLMConfig,
+    *,
+    truncate: str | None = None,
+    max_part_a: int | None = None,
 ) -> Prompt:
     """Tokenise a text and its blanks.
+
+    Args:
+        max_part_a: tokens that Part A may have (default: the context of `config`).
 
     Raises:
         InputError: no blank in the text, or not Unicode.
@@ -56,7 +64,7 @@ def build_prompt(
     blank_ids = [tokenizer.blank_id(kind) for kind in blanked.kinds]
     ends_open = blanked.kinds[-1] is BlankKind.GMASK and not ids[-1]
     fixed = len(blank_ids) + (1 if ends_open else 2)
-    room = config.max_sequence_length - fixed
+    room = (max_part_a or config.max_sequence_length) - fixed
     surplus = sum(map(len, ids)) - room
     if surplus > 0:
         ids = _cut(ids, surplus, room, truncate)

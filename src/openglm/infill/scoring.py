@@ -27,10 +27,13 @@ Choice = str | Sequence[str]  # a string for a single blank, or one per blank
 
 
 def prompts_of(
-    texts: Sequence[str | BlankedText], tokenizer: Tokenizer, config: GLMConfig, truncate: str | None
+    texts: Sequence[str | BlankedText], tokenizer: Tokenizer, model: GLMModel, truncate: str | None
 ) -> list[Prompt]:
     """Part A of each text; what is wrong with one of several is said with its number."""
-    return numbered(texts, lambda text: build_prompt(text, tokenizer, config, truncate=truncate))
+    longest = model.max_part_a
+    return numbered(
+        texts, lambda text: build_prompt(text, tokenizer, model.config, truncate=truncate, max_part_a=longest)
+    )
 
 
 def score_answers(
@@ -92,7 +95,7 @@ def rank_answers(
     if scoring.calibrate:
         # An answer may be written with a space in front in one text and not in another, so the
         # answers are asked in the empty context as their own text has them.
-        empty = [_empty(prompt, tokenizer, model.config, context) for prompt in prompts]
+        empty = [_empty(prompt, tokenizer, model, context) for prompt in prompts]
         priors = _priors(model, tokenizer, empty, scored, scoring, tokens_at_once)
         ranks = [rank - prior for rank, prior in zip(ranks, priors, strict=True)]
     return [_ranked(each, rank) for each, rank in zip(scored, ranks, strict=True)]
@@ -140,11 +143,11 @@ def _scored(
     return Scored(text, fills, float(read.sum()), [float(sum(v)) for v in values], values, [list(each) for each in ids])
 
 
-def _empty(prompt: Prompt, tokenizer: Tokenizer, config: GLMConfig, context: str | None) -> Prompt:
+def _empty(prompt: Prompt, tokenizer: Tokenizer, model: GLMModel, context: str | None) -> Prompt:
     kinds = prompt.blanked.kinds
     if context is None:
-        return build_prompt(BlankedText(("",) * (len(kinds) + 1), kinds), tokenizer, config)
-    empty = build_prompt(context, tokenizer, config)
+        return prompts_of([BlankedText(("",) * (len(kinds) + 1), kinds)], tokenizer, model, None)[0]
+    empty = prompts_of([context], tokenizer, model, None)[0]
     if len(empty.blanked.kinds) != len(kinds):
         raise OptionError(
             f"the context to calibrate with has {len(empty.blanked.kinds)} blanks, the text has {len(kinds)}"

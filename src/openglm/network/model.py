@@ -175,6 +175,17 @@ class GLMModel(nn.Module):
         if not self.word_embeddings.weight.is_meta:
             self.reset_parameters()
 
+    @property
+    def prompt_ids(self) -> range:
+        """Ids of the trained prompt that stands in front of every Part A; empty for most networks."""
+        tokens: int = getattr(self.word_embeddings, "prompt_tokens", 0)
+        return range(self.config.vocab_size, self.config.vocab_size + tokens)
+
+    @property
+    def max_part_a(self) -> int:
+        """The most tokens of a text that this network reads: its context less its prompt."""
+        return self.config.max_sequence_length - len(self.prompt_ids)
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw fresh weights from torch's default generator."""

@@ -213,6 +213,8 @@ def token_logprobs(
 ) -> list[list[NDArray[np.float64]]]:
     """Log-probability in nats of every scored token of every candidate, without gradients.
 
+    The prompt of a network that has one is put in front of every question here.
+
     Args:
         tokens_at_once: positions per forward pass, padding included (bounds memory).
 
@@ -220,7 +222,7 @@ def token_logprobs(
         For each question, for each candidate, [tokens scored].
     """
     device = model.word_embeddings.weight.device
-    parts = [(i, part) for i, question in enumerate(questions) for part in _in_parts(question)]
+    parts = [(i, part) for i, question in enumerate(questions) for part in _in_parts(question.behind(model.prompt_ids))]
     values: list[list[NDArray[np.float64]]] = [[] for _ in parts]
     split = [part for _, part in parts]
     for group in grouped(split, markers, ends=ends, tokens_at_once=tokens_at_once):

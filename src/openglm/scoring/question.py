@@ -6,10 +6,10 @@ about models or about tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from ..blanks import Ids
+from ..blanks import Ids, behind
 
 Candidate = tuple[tuple[int, ...], ...]  # token ids of one answer, for each blank
 
@@ -25,6 +25,10 @@ class Context:
     def key(self) -> tuple[bytes, bytes]:
         """Equal for equal contexts."""
         return self.part_a.tobytes(), self.blank_positions.tobytes()
+
+    def behind(self, prompt_ids: Sequence[int]) -> Context:
+        """The same behind a trained prompt."""
+        return Context(*behind(prompt_ids, self.part_a, self.blank_positions))
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,19 @@ class Question:
     group: str | None = None
     prior: Context | None = None
     others: tuple[Question, ...] = ()
+
+    def behind(self, prompt_ids: Sequence[int]) -> Question:
+        """The question behind a trained prompt, its empty context and its other ways too."""
+        if not len(prompt_ids):
+            return self
+        here = self.context.behind(prompt_ids)
+        return replace(
+            self,
+            part_a=here.part_a,
+            blank_positions=here.blank_positions,
+            prior=None if self.prior is None else self.prior.behind(prompt_ids),
+            others=tuple(way.behind(prompt_ids) for way in self.others),
+        )
 
     @property
     def context(self) -> Context:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..batches import pad
 from ..blanks import Layout
+from ..errors import OptionError
 from ..network.attention import dense_mask
 from ..network.model import GLMModel
 from ..tensors import BatchTensors
@@ -33,7 +34,12 @@ def target_logprobs(
 
     Yields:
         ([n] float64, [n] bool) with n the scored positions of the layout.
+
+    Raises:
+        OptionError: the network has a trained prompt, which fits into no window of the full context.
     """
+    if model.prompt_ids:
+        raise OptionError("this model has a trained prompt; perplexity and last words are measured without one")
     waiting: list[Layout] = []
     for layout in layouts:
         waiting.append(layout)

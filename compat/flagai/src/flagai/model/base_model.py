@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from openglm.checkpoints.beside import check_parts
 from openglm.checkpoints.checkpoint import Checkpoint, build
 from openglm.checkpoints.find import find_folder
 from openglm.checkpoints.foreign import DEFAULTS, config_from, config_values
@@ -85,6 +86,7 @@ class BaseModel(nn.Module):
         if only_download_config and (folder is None or not _has_weights(folder)):
             return cls._fresh(folder, model_name, kwargs).to(device)
         checkpoint = open_checkpoint(folder or _found_elsewhere(download_path, model_name))
+        check_parts(checkpoint.folder, (), "FlagAI's classes")
         values = {**values_of(checkpoint), **kwargs}
         network = build(config_of(values), checkpoint.weights, device="cpu", dtype=torch.float32)
         model = cls(values, network=network, **kwargs)

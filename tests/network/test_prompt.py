@@ -9,21 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from openglm.checkpoints.beside import load_prompt, save_prompt
 from openglm.errors import CheckpointError, OptionError
-from openglm.finetuning.prompts import (
+from openglm.network.attention import dense_mask
+from openglm.network.model import GLMModel
+from openglm.network.prompt import (
     ENCODERS,
     PromptEncoder,
     PromptOptions,
     add_prompt,
-    load_prompt,
-    prompt_ids,
     prompt_of,
     remove_prompt,
-    save_prompt,
-    with_prompt,
 )
-from openglm.network.attention import dense_mask
-from openglm.network.model import GLMModel
 from openglm.scoring.question import Context, Question
 
 
@@ -50,7 +47,7 @@ def test_prompt_tokens_take_the_place_of_words(tiny_model: GLMModel) -> None:
     model = prompted(tiny_model)
     prompt = prompt_of(model)
     assert prompt is not None
-    ids = torch.from_numpy(np.concatenate([prompt_ids(model), [5, 9, 12]]))[None]
+    ids = torch.from_numpy(np.concatenate([model.prompt_ids, [5, 9, 12]]))[None]
     words = model.word_embeddings(ids)
     assert torch.equal(words[0, :3], prompt())
     assert torch.equal(words[0, 3:], tiny_model.word_embeddings.weight[[5, 9, 12]])
@@ -67,15 +64,15 @@ def test_only_the_prompt_is_new(tiny_model: GLMModel) -> None:
     }
     remove_prompt(model)
     assert list(model.state_dict()) == list(tiny_model.state_dict())
-    assert len(prompt_ids(model)) == 0
+    assert len(model.prompt_ids) == 0
 
 
 def test_a_question_gets_the_prompt_in_front(tiny_model: GLMModel) -> None:
     question = Question(
         np.array([1, 5, 2]), np.array([1]), (((7,),),), (0,), ("a",), prior=Context(np.array([1, 2]), np.array([0]))
     )
-    assert with_prompt(question, np.empty(0, np.int64)) is question
-    moved = with_prompt(question, np.array([640, 641]))
+    assert question.behind(()) is question
+    moved = question.behind([640, 641])
     assert moved.part_a.tolist() == [640, 641, 1, 5, 2]
     assert moved.blank_positions.tolist() == [3]
     assert moved.prior is not None
@@ -84,7 +81,7 @@ def test_a_question_gets_the_prompt_in_front(tiny_model: GLMModel) -> None:
 
 def test_gradients_reach_the_prompt_and_nothing_else(tiny_model: GLMModel) -> None:
     model = prompted(tiny_model)
-    ids = torch.from_numpy(np.concatenate([prompt_ids(model), [5, 9]]))[None]
+    ids = torch.from_numpy(np.concatenate([model.prompt_ids, [5, 9]]))[None]
     visible = dense_mask(torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool))
     model(ids, None, visible).square().mean().backward()
     reached = {name for name, value in model.named_parameters() if value.grad is not None}
@@ -97,8 +94,9 @@ def test_saving_and_loading_gives_the_same(tiny_model: GLMModel, tmp_path: Path,
     save_prompt(tmp_path, model, PromptOptions(3, encoder), base_model="some/model")
     other = copy.deepcopy(tiny_model)
     assert load_prompt(other, tmp_path) == PromptOptions(3, encoder)
-    ids = torch.from_numpy(np.concatenate([prompt_ids(model), [5, 9]]))[None]
-    assert torch.equal(other.eval()(ids), model(ids))
+    ids = torch.from_numpy(np.concatenate([model.prompt_ids, [5, 9]]))[None]
+    with torch.no_grad():
+        assert torch.equal(other.eval()(ids), model(ids))
 
 
 def test_what_makes_no_sense_is_refused(tiny_model: GLMModel, tmp_path: Path) -> None:
