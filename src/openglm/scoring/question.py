@@ -67,7 +67,7 @@ class Question:
     others: tuple[Question, ...] = ()
 
     def behind(self, prompt_ids: Sequence[int]) -> Question:
-        """The question behind a trained prompt, its empty context and its other ways too."""
+        """The question behind a trained prompt, its empty context and its other variants too."""
         if not len(prompt_ids):
             return self
         here = self.context.behind(prompt_ids)
@@ -76,7 +76,7 @@ class Question:
             part_a=here.part_a,
             blank_positions=here.blank_positions,
             prior=None if self.prior is None else self.prior.behind(prompt_ids),
-            others=tuple(way.behind(prompt_ids) for way in self.others),
+            others=tuple(variant.behind(prompt_ids) for variant in self.others),
         )
 
     @property
