@@ -20,7 +20,7 @@ from .progress import Bar
 
 QUESTIONS_AT_ONCE = 64
 DRAWS = 20  # of random answers, for metrics without a closed form
-_SHARES = ("accuracy", "qac")  # metrics that are the share of right answers
+_SHARES = ("accuracy", "qac", "group_accuracy")  # metrics that are the share of right answers
 
 
 def test_split(task: Task) -> str:

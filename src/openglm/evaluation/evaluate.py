@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError, suggest
+from ..tasks.metrics import by_category
 from ..tasks.pattern_indices import as_plain
 from ..tasks.task import DATA_VARIABLE, Task
 from . import cloze_tasks
@@ -187,15 +188,16 @@ def _measured(
     task = target.task
     assert task is not None
     examples, questions = cloze_tasks.questions_of(task, model.infiller, options)
+    categories: Mapping[str, Mapping[str, float]] = {}
     if method == "few-shot":
         runs = few_shot(task, target.name, options)
     else:
         predictions = cloze_tasks.predictions_of(task, model, examples, questions, options)
-        runs = [task.evaluate(predictions)]
+        runs, categories = [task.evaluate(predictions)], by_category(task.metrics, predictions)
     means, deviations = combine(runs)
     return Result(
         target.name, options.model, method, means, len(questions), task.title or task.name, deviations, seeds,
         tuple(runs) if len(runs) > 1 else (), sum(question.most_cut.cut > 0 for question in questions),
         cloze_tasks.chance(task, questions), cloze_tasks.majority(task, questions), task.published,
-        time.perf_counter() - began, settings,
+        time.perf_counter() - began, settings, categories,
     )  # fmt: skip

@@ -39,6 +39,7 @@ class Result:
         chance, majority: metrics of guessing, and of always giving the most frequent answer.
         published: results of others.
         seconds: taken.
+        categories: of a task that has some (BLiMP's phenomena): name -> its metrics.
         settings: what else decides the figures (limit, pattern, fingerprint of the weights, ...).
     """
 
@@ -57,6 +58,7 @@ class Result:
     published: tuple[PublishedResult, ...] = ()
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    categories: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:

@@ -11,6 +11,7 @@ from .results import Result
 def render(results: Sequence[Result]) -> str:
     """Markdown with everything: ours beside chance and majority, then what others have published."""
     parts = [own_table(results)]
+    parts += [_by_category(group) for group in _by_task(results) if any(each.categories for each in group)]
     compared = [each for each in _by_task(results) if each[0].published]
     if compared:
         parts.append("## Beside published figures")
@@ -57,10 +58,28 @@ def markdown(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
+def _by_category(group: Sequence[Result]) -> str:
+    """One row per category, ours beside what others have published of it."""
+    ours = [each for each in group if each.categories]
+    first, metric = ours[0], ours[0].metric
+    published = [each for each in first.published if each.category and each.metric == metric]
+    theirs = {
+        system: {each.category: each.value for each in published if each.system == system}
+        for system in dict.fromkeys(each.system for each in published)
+    }
+    names = list(dict.fromkeys(name for each in ours for name in each.categories))
+    rows = [[metric, *(f"**openglm, {each.model}**" for each in ours), *theirs]]
+    for name in names:
+        values = [_number(each.categories.get(name, {}).get(metric)) for each in ours]
+        rows.append([name, *values, *(_number(values_of.get(name)) for values_of in theirs.values())])
+    return f"### {first.title or first.task}, by category\n\n" + markdown(rows, right=range(1, len(rows[0])))
+
+
 def _beside(group: Sequence[Result]) -> str:
     first = group[0]
-    names = list(dict.fromkeys([*first.metrics, *(each.metric for each in first.published)]))
-    shown = [name for name in names if name in first.metrics or any(each.metric == name for each in first.published)]
+    published = [each for each in first.published if not each.category]
+    names = list(dict.fromkeys([*first.metrics, *(each.metric for each in published)]))
+    shown = [name for name in names if name in first.metrics or any(each.metric == name for each in published)]
     rows = [["system", "setting", *shown]]
     for each in group:
         rows.append(
@@ -73,10 +92,8 @@ def _beside(group: Sequence[Result]) -> str:
     for label, values in (("chance", first.chance), ("majority", first.majority)):
         if values:
             rows.append([label, "", *(_number(values.get(name)) for name in shown)])
-    for system, setting in dict.fromkeys((each.system, each.setting) for each in first.published):
-        found = {
-            each.metric: each.value for each in first.published if (each.system, each.setting) == (system, setting)
-        }
+    for system, setting in dict.fromkeys((each.system, each.setting) for each in published):
+        found = {each.metric: each.value for each in published if (each.system, each.setting) == (system, setting)}
         rows.append([system, setting, *(f"{found[name]:g}" if name in found else "" for name in shown)])
     title = f"### {first.title or first.task}"
     return title + "\n\n" + markdown(rows, right=range(2, 2 + len(shown)))

@@ -48,6 +48,7 @@ class Question:
         cut_from: field -> tokens left out of it.
         number: number of the line or item the example stood in, from 1; 0 if it has none.
         group: what belongs together in a metric (one MultiRC question, one CMRC2019 passage).
+        category: what it counts as in a table of its own (the phenomenon of a minimal pair), or None.
         prior: the same blanks in an empty context, for calibration, or None.
         others: the same example asked by further patterns, with the same labels; see `variants`.
     """
@@ -63,6 +64,7 @@ class Question:
     cut_from: Mapping[str, int] = field(default_factory=dict)
     number: int = 0
     group: str | None = None
+    category: str | None = None
     prior: Context | None = None
     others: tuple[Question, ...] = ()
 

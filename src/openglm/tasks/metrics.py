@@ -7,8 +7,9 @@
     record_f1          ReCoRD: token overlap with the nearest right answer
     record_em          ReCoRD: best answer equal to a right one, after normalising both
     qac, pac           CMRC2019: blanks right; passages with every blank right
+    group_accuracy     accuracy of each group, averaged over the groups (BLiMP: over its paradigms)
 
-`f1a`, `em`, `qac` and `pac` go by `Question.group`. Predictions without a known answer are an
+`em`, `pac` and `group_accuracy` go by `Question.group`. Predictions without a known answer are an
 error, never left out. Knows nothing about models.
 """
 
@@ -19,6 +20,7 @@ import string
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 from ..errors import DataError, suggest
 from ..scoring.predict import Prediction
@@ -45,12 +47,21 @@ def last_f1(predictions: Sequence[Prediction]) -> float:
 
 def all_right(predictions: Sequence[Prediction]) -> float:
     """Share of groups in which every question is answered rightly."""
-    groups: dict[str | None, bool] = defaultdict(lambda: True)
+    return 100 * fmean(all(each.correct for each in group) for group in _groups(predictions))
+
+
+def group_accuracy(predictions: Sequence[Prediction]) -> float:
+    """Mean over the groups of the share of questions answered rightly."""
+    return fmean(accuracy(group) for group in _groups(predictions))
+
+
+def _groups(predictions: Sequence[Prediction]) -> list[list[Prediction]]:
+    groups: dict[str, list[Prediction]] = defaultdict(list)
     for each in predictions:
         if each.question.group is None:
             raise DataError("this metric goes by groups, but the examples have none; name the field under `group`")
-        groups[each.question.group] &= each.correct
-    return 100 * sum(groups.values()) / len(groups)
+        groups[each.question.group].append(each)
+    return list(groups.values())
 
 
 def record_em(predictions: Sequence[Prediction]) -> float:
@@ -78,6 +89,7 @@ METRICS: Mapping[str, Metric] = {
     "record_em": record_em,
     "qac": accuracy,
     "pac": all_right,
+    "group_accuracy": group_accuracy,
 }
 
 
@@ -105,6 +117,15 @@ def evaluate(names: Sequence[str], predictions: Sequence[Prediction]) -> dict[st
         if not each.question.golds:
             raise DataError(f"example {each.question.number} has no label, so nothing can be measured on it")
     return {name: function(predictions) for name, function in chosen.items()}
+
+
+def by_category(names: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+    """Metrics of the predictions of each category, sorted by its name; nothing where there are none."""
+    categories: dict[str, list[Prediction]] = defaultdict(list)
+    for each in predictions:
+        if each.question.category is not None:
+            categories[each.question.category].append(each)
+    return {name: evaluate(names, categories[name]) for name in sorted(categories)}
 
 
 def _right(predictions: Sequence[Prediction]) -> list[str]:

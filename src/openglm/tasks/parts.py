@@ -45,10 +45,11 @@ class Derived:
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A published result: who, how, which metric, in percent, and where it stands."""
+    """A published result: who, how, which metric, in percent, where it stands, and of which category."""
 
     system: str
     setting: str
     metric: str
     value: float
     source: str
+    category: str = ""

@@ -39,13 +39,15 @@ class Task:
 
     Attributes:
         name: what commands call it.
-        kind: "choice" if labels are fixed, "options" if every example brings its own answers.
+        kind: "choice" if labels are fixed, "options" if every example brings its own answers, "pairs" if
+            every example brings a good and a bad text, of which the good one should be more probable.
         templates: at least one pattern; the first is the default.
-        verbalizer: labels and their words; None for "options".
+        verbalizer: labels and their words; None for "options" and "pairs".
         options: for "options", the name of a field that lists them, or one text with fields for each.
         label_fields: the field with the right answer; the first one that an example has.
             For "options" a number (from 0), the text of an option, or a list of these.
         group_field: a field whose value tells what belongs together in a metric.
+        category_field: a field whose values are measured one by one, beside the whole.
         derived: fields made from others.
         prepare: names of transforms (`transforms.py`) that examples go through first.
         metrics: names (`metrics.py`), the most important first.
@@ -62,6 +64,7 @@ class Task:
     options: str | tuple[str, ...] = ()
     label_fields: tuple[str, ...] = ("label",)
     group_field: str | None = None
+    category_field: str | None = None
     derived: Mapping[str, Derived] = field(default_factory=dict)
     prepare: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
@@ -235,8 +238,8 @@ class Task:
         context, golds = filled.context(tokenizer), self._golds(example, template, labels)
         return Question(
             context.part_a, context.blank_positions, candidates, owner, labels, golds[0] if golds else None, golds,
-            filled.cut, dict(filled.cut_from), example.number, self._group(example),
-            self._prior(tokenizer, pattern, most),
+            filled.cut, dict(filled.cut_from), example.number, self._text_of(self.group_field, example),
+            self._text_of(self.category_field, example), self._prior(tokenizer, pattern, most),
         )  # fmt: skip
 
     def questions(
@@ -346,6 +349,8 @@ class Task:
         return next((example.get(name) for name in self.label_fields if example.has(name)), None)
 
     def _golds(self, example: Example, template: PromptTemplate, labels: Sequence[str]) -> tuple[int, ...]:
+        if self.kind == "pairs":
+            return (1,)
         value = self._label(example)
         if value is None:
             return ()
@@ -368,8 +373,9 @@ class Task:
             f"nor a number from 0 to {len(labels) - 1}"
         )
 
-    def _group(self, example: Example) -> str | None:
-        return str(example.get(self.group_field)) if self.group_field else None
+    @staticmethod
+    def _text_of(name: str | None, example: Example) -> str | None:
+        return str(example.get(name)) if name else None
 
     def _prior(self, tokenizer: Tokenizer, pattern: int, room: int) -> Context:
         key = ("prior", pattern, id(tokenizer), room)

@@ -1,11 +1,11 @@
 """Task files: YAML -> `Task`, every mistake with the file, the key and the remedy.
 
-title: Sentiment of product reviews       kind: choice | options
+title: Sentiment of product reviews       kind: choice | options | pairs
 patterns: ["{sentence:shorten}，总的来说[MASK]。"]   or {pattern: ..., verbalizer: ...} each
 verbalizer: {Positive: [满意, 很好], Negative: 失望}  for choice
 options: candidates                        for options: a field with a list, or a list of texts
 label: label                               or several fields, the first that is there counts
-group: group    fields: {joiner: {from: question, map: {cause: because}}}    prepare: [cmrc2019]
+group: group    category: phenomenon    fields: {joiner: {from: question, map: {cause: because}}}    prepare: [cmrc2019]
 metrics: [accuracy]   scoring: {normalize: mean, calibrate: true, ends: false}
 files: {train: ..., dev: ..., test: ...}   published: [{system, setting, <metric>: <percent>, source}]
 """
@@ -27,10 +27,12 @@ from .task import Task
 from .transforms import transform
 from .verbalizer import Verbalizer, label_name
 
+_PUBLISHED_KEYS = {"system", "setting", "source"}  # and metrics, the first of them by category too
 SUFFIXES = (".yaml", ".yml")
-KINDS = ("choice", "options")
+KINDS = ("choice", "options", "pairs")
+PAIR = ("{bad}", "{good}")  # the good one last: of equals the first is taken, and a tie is no success
 _KEYS = (
-    "name", "title", "language", "source", "kind", "patterns", "verbalizer", "options", "label", "group",
+    "name", "title", "language", "source", "kind", "patterns", "verbalizer", "options", "label", "group", "category",
     "fields", "prepare", "metrics", "scoring", "files", "published",
 )  # fmt: skip
 
@@ -95,20 +97,26 @@ def from_values(values: Mapping[str, Any]) -> Task:
         DataError, OptionError: an unknown, missing or wrong key.
     """
     for key in values:
+        if key in ("options", "label") and values.get("kind") == "pairs":
+            raise DataError(f"{key}: of no use with kind: pairs; the fields of a pair are called good and bad")
         if key not in _KEYS:
             raise DataError(f"unknown key {key!r}.{suggest(str(key), _KEYS)} There are {', '.join(_KEYS)}")
     kind = values.get("kind", "choice")
     if kind not in KINDS:
-        raise DataError(f"kind: {kind!r}; use choice (fixed labels) or options (every example brings its own answers)")
+        raise DataError(
+            f"kind: {kind!r}; use choice (fixed labels), options (every example brings its own answers) or pairs "
+            "(every example brings a good and a bad text)"
+        )
     words = Verbalizer.of(values["verbalizer"]) if "verbalizer" in values else None
     task = Task(
         name=str(values["name"]),
         kind=kind,
         templates=_templates(values.get("patterns"), words),
         verbalizer=words,
-        options=_options(values.get("options", ())),
+        options=PAIR if kind == "pairs" else _options(values.get("options", ())),
         label_fields=_texts(values.get("label", "label"), "label"),
-        group_field=values.get("group"),
+        group_field=_field_name(values.get("group"), "group"),
+        category_field=_field_name(values.get("category"), "category"),
         derived=_derived(values.get("fields", {})),
         prepare=_texts(values.get("prepare", []), "prepare"),
         metrics=_texts(values.get("metrics", ["accuracy"]), "metrics"),
@@ -128,11 +136,11 @@ def _check(task: Task) -> None:
         metric(each)
     for each in task.prepare:
         transform(each)
-    if task.kind == "options":
+    if task.kind != "choice":
         if not task.options:
             raise DataError("options: missing; name the field that lists the answers, or write one text for each")
         if task.verbalizer or any(template.verbalizer for template in task.templates):
-            raise DataError("verbalizer: of no use with kind: options; leave one of the two out")
+            raise DataError(f"verbalizer: of no use with kind: {task.kind}; leave one of the two out")
         return
     if task.options:
         raise DataError("options: of no use with kind: choice; leave one of the two out")
@@ -185,6 +193,12 @@ def _texts(value: Any, key: str) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def _field_name(value: Any, key: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{key}: expected the name of a field, not {value!r}")
+    return value
+
+
 def _mapping(value: Any, key: str) -> Mapping[Any, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{key}: expected keys with values, not {value!r}")
@@ -211,15 +225,17 @@ def _scoring(value: Any) -> Scoring:
 def _figures(value: Any) -> tuple[PublishedResult, ...]:
     if not isinstance(value, list):
         raise DataError(f"published: expected a list, not {value!r}")
-    out = []
+    out: list[PublishedResult] = []
     for each in value:
-        if not isinstance(each, dict) or not {"system", "setting", "source"} < set(each):
+        if not isinstance(each, dict) or not set(each) > _PUBLISHED_KEYS:
             raise DataError(f"published: {each!r} lacks system, setting, source or a metric")
-        for name, figure in each.items():
-            if name in METRICS:
-                out.append(
-                    PublishedResult(str(each["system"]), str(each["setting"]), name, float(figure), str(each["source"]))
-                )
-            elif name not in ("system", "setting", "source"):
+        system, setting, source = (str(each[key]) for key in ("system", "setting", "source"))
+        values = {name: each[name] for name in each if name not in {*_PUBLISHED_KEYS, "categories"}}
+        for name in values:
+            if name not in METRICS:
                 raise DataError(f"published: no metric {name!r}; there are {', '.join(METRICS)}")
+        out += [PublishedResult(system, setting, name, float(number), source) for name, number in values.items()]
+        categories = _mapping(each.get("categories", {}), "published: categories")
+        for category, number in categories.items():
+            out.append(PublishedResult(system, setting, next(iter(values)), float(number), source, str(category)))
     return tuple(out)
