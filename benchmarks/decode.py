@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from machine import describe, markdown_table
 from openglm import GLMConfig, GLMModel
 from openglm.blanks import Markers
-from openglm.engine.memory import Memory, memory_for
+from openglm.engine.model_runner import ModelRunner
+from openglm.engine.runners import runner_for
 from openglm.evaluation.speed import Measured, measure
 from openglm.network.quantization import quantize
 
@@ -139,14 +140,14 @@ def ctranslate2_seconds(folder: Path, kind: str, context: int, tokens: int, batc
 KINDS = ("float32", "float32 compiled", "bfloat16", "int8", "int8 compiled")
 
 
-def memories(config: GLMConfig, kinds: Sequence[str]) -> dict[str, Memory]:
-    """Models of one shape in several types, each with a memory of texts."""
+def runners(config: GLMConfig, kinds: Sequence[str]) -> dict[str, ModelRunner]:
+    """Models of one shape in several types, each with its runner."""
     models: dict[str, GLMModel] = {}
     for dtype in dict.fromkeys(kind.split()[0] for kind in kinds):
         torch.manual_seed(0)
         model = GLMModel(config).eval()
         models[dtype] = quantize(model, dtype) if dtype == "int8" else model.to(getattr(torch, dtype))
-    return {kind: memory_for(models[kind.split()[0]], EOS, compile=kind.endswith("compiled")) for kind in kinds}
+    return {kind: runner_for(models[kind.split()[0]], EOS, compile=kind.endswith("compiled")) for kind in kinds}
 
 
 def line(kind: str, runs: list[Measured]) -> list[str]:
@@ -176,23 +177,23 @@ def main() -> None:
     config = dataclasses.replace(LARGE, num_layers=args.layers)
     print(describe("cpu", args.threads))
     print(f"shape of GLM-Large ({args.layers} layers), {config.num_parameters / 1e6:.0f} M parameters\n")
-    ours = memories(config, args.kinds)
+    ours = runners(config, args.kinds)
     runs, peers = defaultdict[tuple[str, str], list[Measured]](list), defaultdict(list)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "gpt2"
         if not args.no_peers:
             save_gpt2(folder, config)
         for _ in range(args.rounds):
-            for kind, memory in ours.items():
+            for kind, runner in ours.items():
                 for context, batches in ((args.context, args.batches), (512, [1])):
                     for found in measure(
-                        memory.model, contexts=[context], batches=batches, tokens=args.tokens, markers=MARKERS,
-                        eos=EOS, memory=memory,
+                        runner.model, contexts=[context], batches=batches, tokens=args.tokens, markers=MARKERS,
+                        eos=EOS, runner=runner,
                     ):  # fmt: skip
                         runs[kind, found.name].append(found)
             if args.no_peers:
                 continue
-            for kind in dict.fromkeys(memory.model.quantized or "float32" for memory in ours.values()):
+            for kind in dict.fromkeys(runner.model.quantized or "float32" for runner in ours.values()):
                 for batch in args.batches:
                     seconds = ctranslate2_seconds(folder, kind, args.context, args.tokens, batch, args.threads)
                     peers[f"CTranslate2 {kind}, decode {batch} x 1", batch].append(seconds)

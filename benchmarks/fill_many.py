@@ -21,14 +21,15 @@ import torch
 from decode import EOS, LARGE, MARKERS
 from machine import describe, markdown_table
 from openglm import GLMModel
-from openglm.blanks import Writer, lay_out
-from openglm.engine.decoding import Answers, Ends, Row
+from openglm.blanks import PartBState, lay_out
+from openglm.engine.decoding import SamplingJob, SamplingSequence
 from openglm.engine.engine import Engine
-from openglm.engine.jobs import move_on
-from openglm.engine.memory import Memory, memory_for
+from openglm.engine.model_runner import ModelRunner
 from openglm.engine.options import FillOptions
+from openglm.engine.runners import runner_for
+from openglm.engine.stop_tokens import StopTokens
 from openglm.evaluation.speed import matrix_rate, weight_sizes
-from openglm.network import products
+from openglm.network import cpu_linear
 from openglm.network.cache import KVCache
 from openglm.network.quantization import quantize
 
@@ -54,21 +55,22 @@ def banned_tokens(model: GLMModel) -> torch.Tensor:
     return banned
 
 
-def fill_all(memory: Memory, texts: list[Text]) -> tuple[float, list[list[int]]]:
+def fill_all(runner: ModelRunner, texts: list[Text]) -> tuple[float, list[list[int]]]:
     """Seconds for all texts through the engine, and the fills."""
-    options, ends = FillOptions(), Ends((MARKERS.eop, EOS), banned_tokens(memory.model))
-    engine = Engine(memory, move_on)
+    options = FillOptions()
+    stop_tokens = StopTokens((MARKERS.eop, EOS), banned_tokens(runner.model))
+    engine = Engine(runner)
     begun = time.perf_counter()
     jobs = [
-        Answers(
+        SamplingJob(
             lay_out(part_a, [blank], [[]], MARKERS),
-            [Row(Writer([blank], MARKERS), [(0, MOST)], np.random.default_rng(0))],
+            [SamplingSequence(PartBState([blank], MARKERS), [(0, MOST)], np.random.default_rng(0))],
             options,
-            ends,
+            stop_tokens,
         )
         for part_a, blank in texts
     ]
-    fills = [job.rows[0].writer.fills[0] for job in engine.run(jobs)]
+    fills = [job.seqs[0].part_b.fills[0] for job in engine.run(jobs)]
     return time.perf_counter() - begun, fills
 
 
@@ -77,18 +79,18 @@ def fill_one(model: GLMModel, text: Text) -> list[int]:
     """One text as the first release filled it."""
     part_a, blank = text
     banned = banned_tokens(model)
-    cache, writer = KVCache(len(part_a) + 32), Writer([blank], MARKERS)
+    cache, part_b = KVCache(len(part_a) + 32), PartBState([blank], MARKERS)
     layout = lay_out(part_a, [], [], MARKERS)
     positions = torch.from_numpy(np.stack([layout.position_ids, layout.block_position_ids]))[None]
     model.hidden_states(torch.from_numpy(layout.input_ids)[None], positions, cache=cache)
-    while len(writer.fills[0]) < MOST:
-        inputs = torch.tensor([writer.next_input()])
+    while len(part_b.fills[0]) < MOST:
+        inputs = torch.tensor([part_b.next_input()])
         logits = model.logits(model.hidden_states(inputs[:, :1], inputs[:, 1:, None], cache=cache)[:, -1])[0]
         token = int(logits.masked_fill(banned, -torch.inf).argmax())
         if token in (MARKERS.eop, EOS):
             break
-        writer.write(token)
-    return writer.fills[0]
+        part_b.write(token)
+    return part_b.fills[0]
 
 
 def main() -> None:
@@ -104,13 +106,13 @@ def main() -> None:
     model = GLMModel(dataclasses.replace(LARGE, num_layers=args.layers, initializer_range=0.05)).eval()
     texts = random_texts(args.texts)
     print(describe("cpu", args.threads))
-    few, products.FEW = products.FEW, 0
+    few, cpu_linear.FEW = cpu_linear.FEW, 0
     times, alone = [], []
     for text in texts[: args.single]:
         begun = time.perf_counter()
         alone.append(fill_one(model, text))
         times.append(time.perf_counter() - begun)
-    products.FEW = few
+    cpu_linear.FEW = few
     single = 1 / statistics.median(times)
     rows = [["one at a time, float32", f"{single:.2f}", "1.0", ""]]
     numbers, _ = weight_sizes(model)
@@ -119,9 +121,9 @@ def main() -> None:
         if kind == "int8":
             model = quantize(model, kind)
         ceiling = matrix_rate(model)
-        memory = memory_for(model, EOS, compile=kind == "int8 compiled")
-        fill_all(memory, texts[:8])
-        seconds, fills = fill_all(memory, texts)
+        runner = runner_for(model, EOS, compile=kind == "int8 compiled")
+        fill_all(runner, texts[:8])
+        seconds, fills = fill_all(runner, texts)
         if kind == "float32":
             assert fills[: args.single] == alone, "the engine writes other tokens"
         steps = sum(min(len(fill) + 1, MOST) for fill in fills)

@@ -388,7 +388,7 @@ def blank_out(
 
 
 @dataclass
-class Writer:
+class PartBState:
     """Part B of one text while it is being written, blank after blank in text order.
 
     Says which token the model reads next, and where; feeding it step by step gives the

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from openglm.blanks import Markers, lay_out
-from openglm.engine.memory import Memory, PagedMemory
+from openglm.engine.model_runner import ModelRunner
+from openglm.engine.paged_runner import PagedRunner
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.network.quantization import quantize
@@ -23,13 +24,13 @@ pytestmark = [
 
 
 @torch.inference_mode()
-def logits_of(memory: Memory, lengths: list[int]) -> list[torch.Tensor]:
+def logits_of(runner: ModelRunner, lengths: list[int]) -> list[torch.Tensor]:
     """After reading texts of these lengths, after a step of all of them, and of the first alone."""
     rng = np.random.default_rng(0)
     layouts = [lay_out(rng.integers(0, 100, length), [length // 2], [[]], MARKERS) for length in lengths]
-    texts, read = memory.read(layouts)
-    together = memory.step(texts, [(7, length // 2, 2) for length in lengths])
-    return [read, together, memory.step(texts[:1], [(9, lengths[0] // 2, 3)])]
+    handles, read = runner.prefill(layouts)
+    together = runner.decode(handles, [(7, length // 2, 2) for length in lengths])
+    return [read, together, runner.decode(handles[:1], [(9, lengths[0] // 2, 3)])]
 
 
 def test_a_compiled_int8_network_agrees() -> None:
@@ -37,8 +38,11 @@ def test_a_compiled_int8_network_agrees() -> None:
     config = GLMConfig(2, 64, 4, 128, max_sequence_length=192, initializer_range=0.2)
     model = quantize(GLMModel(config).eval(), "int8")
     lengths = [70, 3, 41]
-    compiled, alike, plain = PagedMemory(model, EOS, compile=True), PagedMemory(model, EOS), PagedMemory(model, EOS)
-    alike._fresh, alike._step = compiled._fresh, compiled._step  # attends as the compiled one does
+    compiled, alike, plain = PagedRunner(model, EOS, compile=True), PagedRunner(model, EOS), PagedRunner(model, EOS)
+    alike._prefill_cache, alike._decode_cache = (
+        compiled._prefill_cache,
+        compiled._decode_cache,
+    )  # attends as the compiled one does
     found = logits_of(compiled, lengths)
     for a, b in zip(logits_of(alike, lengths), found, strict=True):
         # Sums in another order now and then round a value to the next of 127 steps.
@@ -55,6 +59,6 @@ def test_each_model_has_graphs_of_its_own() -> None:
         for seed in range(3):
             torch.manual_seed(seed)
             model = GLMModel(config).eval()
-            memory = PagedMemory(model, EOS, compile=True)
-            for a, b in zip(logits_of(PagedMemory(model, EOS), [9]), logits_of(memory, [9]), strict=True):
+            runner = PagedRunner(model, EOS, compile=True)
+            for a, b in zip(logits_of(PagedRunner(model, EOS), [9]), logits_of(runner, [9]), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,8 @@ from torch import Tensor
 from openglm.batches import pad
 from openglm.blanks import Layout, Markers, lay_out
 from openglm.engine import native
-from openglm.engine.pages import Fresh, Held, Pages, Step
+from openglm.engine.paged_attention import DecodeCache, PrefillCache
+from openglm.engine.pages import BlockTable, PagePool
 from openglm.errors import OptionError
 from openglm.network.attention import dense_mask
 from openglm.network.config import GLMConfig
@@ -65,9 +66,9 @@ def test_texts_get_what_torch_computes(size: int, dtype: torch.dtype) -> None:
     layouts = [layout_of(length) for length in lengths]
     tensors = BatchTensors.of(pad(layouts, 122), torch.device("cpu"))
     mask = dense_mask(tensors.documents, tensors.in_part_a)
-    plain, compiled = Pages(config_of(size), dtype), Pages(config_of(size), dtype)
-    kept: list[tuple[Pages, list[Held]]] = [(p, [p.hold(n) for n in lengths]) for p in (plain, compiled)]
-    caches = [kind(*each, layouts) for kind, each in zip((Fresh, native.NativeFresh), kept, strict=True)]
+    plain, compiled = PagePool(config_of(size), dtype), PagePool(config_of(size), dtype)
+    kept: list[tuple[PagePool, list[BlockTable]]] = [(p, [p.allocate(n) for n in lengths]) for p in (plain, compiled)]
+    caches = [kind(*each, layouts) for kind, each in zip((PrefillCache, native.NativePrefillCache), kept, strict=True)]
     for layer in range(LAYERS):
         qkv = queries_keys_values(len(lengths), 200, size)
         a, b = (cache.attend(layer, *qkv, mask) for cache in caches)
@@ -76,9 +77,9 @@ def test_texts_get_what_torch_computes(size: int, dtype: torch.dtype) -> None:
         assert b.isfinite().all()
     for step in range(70):
         if step == 3:
-            for pages, held in kept:
-                held += [pages.fork(held[3]), pages.fork(held[3])]
-        steps = [kind(*each) for kind, each in zip((Step, native.NativeStep), kept, strict=True)]
+            for pages, tables in kept:
+                tables += [pages.fork(tables[3]), pages.fork(tables[3])]
+        steps = [kind(*each) for kind, each in zip((DecodeCache, native.NativeDecodeCache), kept, strict=True)]
         for layer in range(LAYERS):
             qkv = queries_keys_values(len(kept[0][1]), 1, size)
             a, b = (cache.attend(layer, *qkv, None) for cache in steps)
@@ -92,12 +93,12 @@ def test_a_text_gets_the_same_in_any_company() -> None:
     step = queries_keys_values(len(layouts), 1, 32)
 
     def mixed(rows: list[int]) -> list[Tensor]:
-        pages = Pages(config_of(32), torch.float32)
+        pages = PagePool(config_of(32), torch.float32)
         chosen = [layouts[row] for row in rows]
-        held = [pages.hold(len(layout)) for layout in chosen]
+        tables = [pages.allocate(len(layout)) for layout in chosen]
         longest = max(map(len, chosen))
-        read = native.NativeFresh(pages, held, chosen).attend(0, *(x[rows][:, :, :longest] for x in qkv), None)
-        after = native.NativeStep(pages, held).attend(0, *(x[rows] for x in step), None)
+        read = native.NativePrefillCache(pages, tables, chosen).attend(0, *(x[rows][:, :, :longest] for x in qkv), None)
+        after = native.NativeDecodeCache(pages, tables).attend(0, *(x[rows] for x in step), None)
         return [torch.cat([read[i, :, : len(each)], after[i]], 1) for i, each in enumerate(chosen)]
 
     together = mixed(list(range(len(layouts))))
@@ -109,10 +110,10 @@ def test_a_text_gets_the_same_in_any_company() -> None:
 def test_scores_far_apart_and_too_large_for_a_half() -> None:
     """Weights that vanish, and keys and values that are cut off at what a half can hold."""
     for dtype, large in ((torch.float32, 1e4), (torch.float16, 1e6)):
-        pages = Pages(config_of(16), dtype)
-        held = [pages.hold(40)]
+        pages = PagePool(config_of(16), dtype)
+        tables = [pages.allocate(40)]
         q, k, v = queries_keys_values(1, 40, 16)
-        out = native.NativeFresh(pages, held, [layout_of(40)]).attend(0, large * q, k, large * v, None)
+        out = native.NativePrefillCache(pages, tables, [layout_of(40)]).attend(0, large * q, k, large * v, None)
         assert out.isfinite().all()
         # One token has all the weight: what is mixed is one of the values.
         values = (large * v).clamp(-65504, 65504) if dtype == torch.float16 else large * v
@@ -141,7 +142,7 @@ def test_it_is_compiled_once(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_home_that_cannot_be_written_to(fresh_cache: Path) -> None:
     fresh_cache.write_text("a file where a folder should be")
-    assert native.library().step_float32
+    assert native.library().decode_float32
     assert fresh_cache.read_text().startswith("a file")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openglm.engine.options import FillOptions
-from openglm.engine.sampling import choose, keep_top_k, keep_top_p, penalise_repetition
+from openglm.engine.sampling import choose, keep_top_k, keep_top_p, penalize_repetition
 
 rows_of_logits = st.lists(st.floats(-8, 8, allow_nan=False, width=32), min_size=2, max_size=12, unique=True)
 
@@ -40,7 +40,7 @@ def test_top_p_keeps_the_smallest_sufficient_set(values: list[float], p: float) 
 
 def test_repetition_penalty_moves_both_signs_down() -> None:
     logits = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
-    out = penalise_repetition(logits, [[0, 1, 1], []], 2.0)
+    out = penalize_repetition(logits, [[0, 1, 1], []], 2.0)
     assert out.tolist() == [[1.0, -4.0, 1.0], [2.0, -2.0, 1.0]]
     assert logits.tolist()[0] == [2.0, -2.0, 1.0]
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglm.blanks import BlankedText, BlankKind, Writer, lay_out
-from openglm.engine.decoding import Ends
+from openglm.blanks import BlankedText, BlankKind, PartBState, lay_out
+from openglm.engine.stop_tokens import StopTokens
 from openglm.errors import ContextLengthError, InputError, OptionError, UnsupportedBlankError
 from openglm.infill.infiller import Infiller
 from openglm.infill.prompt import build_prompt
@@ -148,7 +148,7 @@ def test_beams_equal_exhaustive_search(tokenizer: BilingualTokenizer) -> None:
     eop = tokenizer.markers.eop
     banned = torch.ones(config.vocab_size, dtype=torch.bool)
     banned[[*allowed, eop]] = False
-    infiller._ends = Ends((eop,), banned)
+    infiller._stop_tokens = StopTokens((eop,), banned)
     text = "老师[MASK]，[MASK]。"
     every = []
     for lengths in itertools.product(range(3), repeat=2):
@@ -224,18 +224,18 @@ def test_a_space_before_the_blank_is_not_doubled(infiller: Infiller) -> None:
     assert spaced.blanks[0].text == tight.blanks[0].text.removeprefix(" ")
 
 
-def test_writer_reads_what_lay_out_says(infiller: Infiller) -> None:
+def test_part_b_reads_what_lay_out_says(infiller: Infiller) -> None:
     fills = [[5, 6, 7], [], [8]]
     layout = lay_out(np.arange(20, 32), np.array([3, 5, 9]), [np.array(f, np.int64) for f in fills],
                      infiller.tokenizer.markers)  # fmt: skip
-    writer, read = Writer([3, 5, 9], infiller.tokenizer.markers), []
+    part_b, read = PartBState([3, 5, 9], infiller.tokenizer.markers), []
     for number, fill in enumerate(fills):
-        read.append(writer.next_input())
+        read.append(part_b.next_input())
         for token in fill:
-            writer.write(token)
-            read.append(writer.next_input())
+            part_b.write(token)
+            read.append(part_b.next_input())
         if number < 2:
-            writer.next_blank()
+            part_b.next_blank()
     part_b = slice(layout.separator, None)
     assert [r[0] for r in read] == layout.input_ids[part_b].tolist()
     assert [r[1] for r in read] == layout.position_ids[part_b].tolist()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from openglm.engine.decoding import Answers
 from openglm.infill.infiller import Infiller
 from openglm.infill.request import Request
 from openglm.network.model import GLMModel
@@ -55,9 +54,8 @@ def test_most_probable_tokens(infiller: Infiller) -> None:
     request = infiller.request(TEXT, top_logprobs=4, max_new_tokens=5)
     plain = infiller.request(TEXT, max_new_tokens=5)
     run(infiller, request, plain)
-    assert isinstance(request.job, Answers)
-    [row] = request.job.rows
-    for best, logprobs, fill in zip(row.best, row.logprobs, row.writer.fills, strict=True):
+    [output] = request.job.outputs()
+    for best, logprobs, fill in zip(output.top_logprobs, output.logprobs, output.fills, strict=True):
         assert len(best) == len(logprobs)
         for top, logprob in zip(best, logprobs, strict=True):
             assert len(top) == 4
@@ -65,21 +63,19 @@ def test_most_probable_tokens(infiller: Infiller) -> None:
             assert top[0][1] >= logprob - 1e-5
         for top, token, logprob in zip(best, fill, logprobs, strict=False):
             assert dict(top).get(token, logprob) == pytest.approx(logprob, abs=1e-5)
-    assert isinstance(plain.job, Answers)
-    assert plain.job.rows[0].best == [[], []]
+    assert plain.job.outputs()[0].top_logprobs == [[], []]
 
 
 def test_stopped_answers_leave_the_others_alone(infiller: Infiller) -> None:
     direct = infiller.fill(TEXT, **SAMPLED)
     request = infiller.request(TEXT, **SAMPLED)
-    assert isinstance(request.job, Answers)
     infiller.engine.submit(request.job)
     infiller.engine.step()
-    request.job.rows[1].stop()
+    request.job.stop(1)
     while not request.job.done:
         infiller.engine.step()
     found = [request.result(), *request.result().alternatives]
     assert [blank.finish_reason for blank in found[1].blanks] == ["stop", "stop"]
     assert found[0].text == direct.text
     assert found[2].text == direct.alternatives[1].text
-    assert infiller.engine.memory.texts_held == 0
+    assert infiller.engine.runner.num_held == 0

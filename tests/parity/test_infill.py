@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from openglm.blanks import Markers, Writer, lay_out
+from openglm.blanks import Markers, PartBState, lay_out
 from openglm.checkpoints.resolve import open_checkpoint
-from openglm.engine.decoding import Answers, Ends, Row
+from openglm.engine.decoding import SamplingJob, SamplingSequence
 from openglm.engine.engine import Engine
-from openglm.engine.jobs import move_on
-from openglm.engine.memory import memory_for
 from openglm.engine.options import FillOptions
+from openglm.engine.runners import runner_for
+from openglm.engine.stop_tokens import StopTokens
 from openglm.infill.infiller import Infiller
 from openglm.infill.prompt import build_prompt
 from openglm.network.model import GLMModel
@@ -30,13 +30,16 @@ BLANK_IDS = {True: {50003, 50008, 50009}, False: {50003, 50007, 50008}}  # by fi
 @torch.inference_mode()
 def greedy(model: GLMModel, prompts: list[list[int]], positions: list[list[int]], limit: int) -> list[list[list[int]]]:
     """The fills of each prompt, as the original code decodes: nothing banned, a cut fill's last token unread."""
-    ends, options = Ends((MARKERS.eop, EOS), torch.zeros(model.config.vocab_size, dtype=torch.bool)), FillOptions()
+    stop_tokens, options = (
+        StopTokens((MARKERS.eop, EOS), torch.zeros(model.config.vocab_size, dtype=torch.bool)),
+        FillOptions(),
+    )
     jobs = []
     for ids, blanks in zip(prompts, positions, strict=True):
-        row = Row(Writer(blanks, MARKERS), [(0, limit)] * len(blanks), np.random.default_rng(0))
+        seq = SamplingSequence(PartBState(blanks, MARKERS), [(0, limit)] * len(blanks), np.random.default_rng(0))
         layout = lay_out(np.array(ids), blanks[:1], [[]], MARKERS)
-        jobs.append(Answers(layout, [row], options, ends, read_last=False))
-    return [job.rows[0].writer.fills for job in Engine(memory_for(model, EOS), move_on).run(jobs)]
+        jobs.append(SamplingJob(layout, [seq], options, stop_tokens, read_last=False))
+    return [job.seqs[0].part_b.fills for job in Engine(runner_for(model, EOS)).run(jobs)]
 
 
 @pytest.fixture(scope="module")

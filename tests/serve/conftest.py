@@ -55,7 +55,7 @@ class Live:
         """Wait until nothing runs; what a request took has been given back."""
         engine = self.service.infiller.engine
         self.until(lambda: not (engine.running or engine.queued or self.service.admission.count))
-        assert engine.memory.texts_held == 0
+        assert engine.runner.num_held == 0
 
     @staticmethod
     def until(true: Callable[[], bool]) -> None:

@@ -27,7 +27,7 @@ def working(infiller: Infiller, between_steps: bool, use: Callable[[Worker], Awa
             finally:
                 await worker.stop()
             assert not worker.alive
-        assert infiller.engine.running == infiller.engine.queued == infiller.engine.memory.texts_held == 0
+        assert infiller.engine.running == infiller.engine.queued == infiller.engine.runner.num_held == 0
 
     asyncio.run(run())
 

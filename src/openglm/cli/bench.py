@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'':34}  {'ms':>8}  {'tokens/s':>9}  {'rate':>13}  {'ceiling':>13}  share")
     found = measure(
         model, contexts=args.context, batches=args.batch, tokens=args.tokens, markers=tokenizer.markers,
-        eos=tokenizer.eos, memory=infiller.engine.memory,
+        eos=tokenizer.eos, runner=infiller.engine.runner,
     )  # fmt: skip
     for each in found:
         if args.json:

@@ -1,1 +1,1 @@
-"""Many texts at once: memory of keys and values, decoding, beams."""
+"""Many texts at once: the model runner, decoding, beams."""

@@ -7,19 +7,20 @@ hypothesis stays in the running until no live one can still overtake it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..blanks import Layout, Markers, Writer
-from .decoding import Ends
-from .engine import Job
-from .memory import Input, Memory
+from ..blanks import Layout, PartBState
+from .job import Job, JobOutput
+from .model_runner import Input, ModelRunner
 from .options import FillOptions
-from .sampling import penalise_repetition
+from .sampling import penalize_repetition
+from .stop_tokens import StopTokens
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,24 @@ class Hypothesis:
     logprobs: tuple[tuple[float, ...], ...] = ()
     reasons: tuple[str, ...] = ()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its last blank is closed."""
+        return len(self.reasons) == len(self.fills)
+
+    @property
+    def logprob(self) -> float:
+        """Sum over all tokens and ends."""
+        return sum(value for blank in self.logprobs for value in blank)
+
+    @property
+    def length(self) -> int:
+        """Tokens and ends."""
+        return sum(map(len, self.logprobs))
+
     def score(self, length_penalty: float) -> float:
         """Sum of log-probabilities over length ** length_penalty, the ends counted as tokens."""
-        values = [value for blank in self.logprobs for value in blank]
-        return float(sum(values) / float(max(1, len(values))) ** length_penalty)
+        return float(self.logprob / float(max(1, self.length)) ** length_penalty)
 
     def extended(self, token: int, logprob: float) -> Hypothesis:
         """One more token in the open blank."""
@@ -54,133 +69,158 @@ class Hypothesis:
 
 
 @dataclass
-class Branch:
-    """A hypothesis and what the model has read of it; a line of the engine.
+class BeamSequence:
+    """A hypothesis and what the model has read of it.
 
     Attributes:
-        text: its handle in the memory; None where nothing follows any more.
+        kv: its handle in the model runner; None where nothing follows any more.
     """
 
     hypothesis: Hypothesis
-    writer_of: Callable[[Hypothesis], Writer]
-    text: Any = None
+    part_b: PartBState
+    kv: Any = None
 
     def next_input(self) -> Input:
-        """Token id, position and block position of what the model reads next."""
-        return self.writer_of(self.hypothesis).next_input()
+        """As `RunningSequence`."""
+        return self.part_b.next_input()
 
 
-class Search(Job):
-    """The search of one text.
+@dataclass(frozen=True)
+class Candidate:
+    """A hypothesis with one token or end more, and the sequence it comes from."""
+
+    parent: BeamSequence
+    hypothesis: Hypothesis
+
+
+class BeamSearchJob(Job):
+    """The beam search of one text.
 
     Args:
         layout: Part A and the `sop` of the first blank.
-        blank_positions: of the text.
+        part_b: where the text's blanks are; nothing is written yet.
         limits: (fewest, most) tokens of each blank.
+        options: of the search.
+        stop_tokens: of the vocabulary.
 
     Attributes:
         beams: when done, the best hypotheses, best first.
     """
 
+    ranked = True
+
     def __init__(
         self,
         layout: Layout,
-        blank_positions: Sequence[int],
+        part_b: PartBState,
         limits: Sequence[tuple[int, int]],
         options: FillOptions,
-        ends: Ends,
-        markers: Markers,
+        stop_tokens: StopTokens,
     ) -> None:
-        self.layout, self.positions, self.limits = layout, blank_positions, limits
-        self.options, self.ends, self.markers = options, ends, markers
-        self.lines, self.tokens = options.num_beams, sum(most + 1 for _, most in limits)
+        most = sum(most + 1 for _, most in limits)
+        answers = options.num_return_sequences
+        super().__init__(layout, num_seqs=options.num_beams, max_tokens=most, num_answers=answers)
+        self.limits, self.options, self.stop_tokens = limits, options, stop_tokens
         self.beams: list[Hypothesis] = []
-        self._live: list[Branch] = []
-        self._finished: list[Branch] = []
-        self._settling: list[Branch] = []  # of the beams, those whose last token is still to be read
+        self._part_b = part_b
+        self._live: list[BeamSequence] = []
+        self._finished: list[BeamSequence] = []
+        self._awaiting_last_token: list[BeamSequence] = []  # of the beams that open the next blank
 
-    def begin(self, memory: Memory, text: Any) -> None:
+    def begin(self, runner: ModelRunner, kv: Any) -> None:
         """As `Job`."""
-        self._live = [self._branch(Hypothesis().opened(), text)]
+        self._live = [self._sequence(Hypothesis().opened(), kv)]
 
-    def open_lines(self) -> list[Branch]:
+    def running_seqs(self) -> list[BeamSequence]:
         """As `Job`."""
-        return self._settling or self._live
+        return self._awaiting_last_token or self._live
 
-    def release(self, memory: Memory) -> None:
+    def release(self, runner: ModelRunner) -> None:
         """As `Job`."""
-        for branch in [*self._live, *self._finished]:
-            if branch.text is not None:
-                memory.free(branch.text)
-        self._live, self._finished, self._settling = [], [], []
+        self._free([*self._live, *self._finished], runner)
+        self._live, self._finished, self._awaiting_last_token = [], [], []
 
-    def advance(self, logits: Tensor, memory: Memory) -> None:
+    def outputs(self) -> list[JobOutput]:
+        """As `Job`: none before the search is done."""
+        return [JobOutput(beam.fills, beam.logprobs, beam.reasons) for beam in self.beams]
+
+    @classmethod
+    def advance(cls, batch: Sequence[tuple[BeamSearchJob, Tensor]], runner: ModelRunner) -> None:
+        """As `Job`."""
+        for job, logits in batch:
+            job._advance(logits, runner)
+
+    def _advance(self, logits: Tensor, runner: ModelRunner) -> None:
         """One step: extend the live hypotheses, or open the next blank once all is read."""
-        if self._settling:
-            self._settling = []
+        if self._awaiting_last_token:
+            self._awaiting_last_token = []
             self._open_next()
             return
-        children = self._candidates(logits)
-        self._replace(children, memory)
+        going, ending = self._best(self._candidates(logits))
+        self._inherit([*going, *ending], runner)
         if self._decided():
-            self._close_blank(memory)
+            self._close_blank(runner)
 
     # --- one blank ---------------------------------------------------------------------
 
-    def _candidates(self, logits: Tensor) -> list[tuple[Branch, Hypothesis]]:
-        """The best ways to go on or to end, with the branch each comes from, best first."""
-        beams, ends, number = self.options.num_beams, self.ends, self._blank
-        written = [[t for fill in branch.hypothesis.fills for t in fill] for branch in self._live]
-        fewest, most = self.limits[number]
-        too_short = [len(branch.hypothesis.fills[-1]) < fewest for branch in self._live]
-        allowed = penalise_repetition(ends.mask(logits, too_short), written, self.options.repetition_penalty)
-        scores = allowed - logits.logsumexp(-1, keepdim=True)
-        base = torch.tensor([sum(v for blank in b.hypothesis.logprobs for v in blank) for b in self._live])
-        total = (base.to(scores)[:, None] + scores).flatten()
+    def _candidates(self, logits: Tensor) -> list[Candidate]:
+        """Ways to go on or to end, best first: enough for `num_beams` to go on, whatever ends."""
+        beams, ends = self.options.num_beams, self.stop_tokens.ids
+        before = [seq.hypothesis for seq in self._live]
+        fewest, _ = self.limits[self._blank]
+        allowed = self.stop_tokens.mask(logits, [len(each.fills[-1]) < fewest for each in before])
+        written = ([token for fill in each.fills for token in fill] for each in before)
+        allowed = penalize_repetition(allowed, written, self.options.repetition_penalty)
+        normalizer = logits.logsumexp(-1, keepdim=True)
+        sums = torch.tensor([each.logprob for each in before]).to(logits)
+        total = (sums[:, None] + (allowed - normalizer)).flatten()
         # Ends may take up to that many of the best places; enough others must remain.
-        wanted = min(beams * (1 + len(ends.ending)), int(torch.isfinite(total).sum()))
+        wanted = min(beams * (1 + len(ends)), int(torch.isfinite(total).sum()))
         best = total.topk(wanted).indices
-        true = (logits - logits.logsumexp(-1, keepdim=True)).flatten()[best].tolist()
-        out: list[tuple[Branch, Hypothesis]] = []
-        going = 0
-        for rank, (flat, logprob) in enumerate(zip(best.tolist(), true, strict=True)):
-            parent, token = divmod(flat, scores.shape[1])
-            before = self._live[parent].hypothesis
-            after = before.closed("stop", logprob) if token in ends.ending else before.extended(token, logprob)
-            if token not in ends.ending and len(after.fills[-1]) >= most:
-                after = after.closed("length")
-            if _is_closed(after):
-                if rank < beams:
-                    out.append((self._live[parent], after))
-            elif going < beams:
-                going += 1
-                out.append((self._live[parent], after))
-        return out
+        logprobs = (logits - normalizer).flatten()[best].tolist()
+        return [
+            self._candidate(self._live[place // logits.shape[1]], place % logits.shape[1], logprob)
+            for place, logprob in zip(best.tolist(), logprobs, strict=True)
+        ]
 
-    def _replace(self, children: Sequence[tuple[Branch, Hypothesis]], memory: Memory) -> None:
-        """Children take the place of the live branches; each has its parent's text to itself."""
-        kept: list[tuple[Branch, Hypothesis]] = []
-        fills = {branch.hypothesis.fills for branch in self._finished}
-        for parent, hypothesis in children:
-            # Candidates come best first: of several ends of the same fills the best one stays.
-            if not _is_closed(hypothesis):
-                kept.append((parent, hypothesis))
-            elif hypothesis.fills not in fills:
-                fills.add(hypothesis.fills)
-                kept.append((parent, hypothesis))
+    def _candidate(self, parent: BeamSequence, token: int, logprob: float) -> Candidate:
+        before = parent.hypothesis
+        if token in self.stop_tokens.ids:
+            return Candidate(parent, before.closed("stop", logprob))
+        after = before.extended(token, logprob)
+        full = len(after.fills[-1]) >= self.limits[self._blank][1]
+        return Candidate(parent, after.closed("length") if full else after)
+
+    def _best(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+        """Of candidates, best first: the `num_beams` best that go on, and those among the best that end."""
+        beams = self.options.num_beams
+        going: list[Candidate] = []
+        ending: list[Candidate] = []
+        fills = {seq.hypothesis.fills for seq in self._finished}
+        for rank, candidate in enumerate(candidates):
+            if not candidate.hypothesis.is_closed:
+                if len(going) < beams:
+                    going.append(candidate)
+            # Of several ends of the same fills the best one stays.
+            elif rank < beams and candidate.hypothesis.fills not in fills:
+                fills.add(candidate.hypothesis.fills)
+                ending.append(candidate)
+        return going, ending
+
+    def _inherit(self, children: Sequence[Candidate], runner: ModelRunner) -> None:
+        """Children take the place of the live sequences; each has its parent's keys and values to itself."""
         last_blank = self._blank + 1 == len(self.limits)
-        parents, self._live = self._live, []
-        users = [[h for p, h in kept if p is parent and not (last_blank and _is_closed(h))] for parent in parents]
-        texts: dict[int, Any] = {}
-        for parent, using in zip(parents, users, strict=True):
-            if not using:
-                memory.free(parent.text)
-            for number, hypothesis in enumerate(using):
-                texts[id(hypothesis)] = parent.text if number == 0 else memory.fork(parent.text)
-            parent.text = None
-        for _, hypothesis in kept:
-            branch = self._branch(hypothesis, texts.get(id(hypothesis)))
-            (self._finished if _is_closed(hypothesis) else self._live).append(branch)
+        heirs = [child for child in children if not (last_blank and child.hypothesis.is_closed)]
+        waiting = Counter(id(heir.parent) for heir in heirs)
+        self._free([parent for parent in self._live if not waiting[id(parent)]], runner)
+        self._live = []
+        for child in children:
+            parent, kv = child.parent, None
+            if not (last_blank and child.hypothesis.is_closed):
+                waiting[id(parent)] -= 1
+                kv = runner.fork(parent.kv) if waiting[id(parent)] else parent.kv
+            seq = self._sequence(child.hypothesis, kv)
+            (self._finished if child.hypothesis.is_closed else self._live).append(seq)
 
     def _decided(self) -> bool:
         """Whether no live hypothesis can still overtake the finished ones."""
@@ -189,10 +229,10 @@ class Search(Job):
             return True
         if len(self._finished) < beams:
             return False
-        worst = sorted((b.hypothesis.score(penalty) for b in self._finished), reverse=True)[beams - 1]
+        worst = sorted((seq.hypothesis.score(penalty) for seq in self._finished), reverse=True)[beams - 1]
         # Sums only fall; with a length penalty a longer hypothesis can still come out ahead.
         most = self.limits[self._blank][1] if penalty > 0 else 0
-        return max(_bound(b.hypothesis, penalty, most) for b in self._live) <= worst
+        return max(_bound(seq.hypothesis, penalty, most) for seq in self._live) <= worst
 
     @property
     def _blank(self) -> int:
@@ -201,38 +241,35 @@ class Search(Job):
 
     # --- from blank to blank -----------------------------------------------------------
 
-    def _close_blank(self, memory: Memory) -> None:
+    def _close_blank(self, runner: ModelRunner) -> None:
         """Keep the best finished hypotheses; they open the next blank, if there is one."""
-        ranked = sorted(self._finished, key=lambda branch: -branch.hypothesis.score(self.options.length_penalty))
+        ranked = sorted(self._finished, key=lambda seq: -seq.hypothesis.score(self.options.length_penalty))
         best, others = ranked[: self.options.num_beams], ranked[self.options.num_beams :]
-        for branch in [*others, *self._live]:
-            if branch.text is not None:
-                memory.free(branch.text)
+        self._free([*others, *self._live], runner)
         self._live, self._finished = [], best
         if len(best[0].hypothesis.fills) == len(self.limits):
-            self.beams, self.done = [branch.hypothesis for branch in best], True
+            self.beams, self.done = [seq.hypothesis for seq in best], True
             return
-        self._settling = [branch for branch in best if branch.hypothesis.reasons[-1] == "length"]
-        if not self._settling:
+        self._awaiting_last_token = [seq for seq in best if seq.hypothesis.reasons[-1] == "length"]
+        if not self._awaiting_last_token:
             self._open_next()
 
     def _open_next(self) -> None:
-        self._live = [self._branch(branch.hypothesis.opened(), branch.text) for branch in self._finished]
+        self._live = [self._sequence(seq.hypothesis.opened(), seq.kv) for seq in self._finished]
         self._finished = []
 
-    def _branch(self, hypothesis: Hypothesis, text: Any) -> Branch:
-        return Branch(hypothesis, self._writer, text)
+    def _sequence(self, hypothesis: Hypothesis, kv: Any) -> BeamSequence:
+        return BeamSequence(hypothesis, replace(self._part_b, fills=[list(fill) for fill in hypothesis.fills]), kv)
 
-    def _writer(self, hypothesis: Hypothesis) -> Writer:
-        return Writer(self.positions, self.markers, [list(fill) for fill in hypothesis.fills])
-
-
-def _is_closed(hypothesis: Hypothesis) -> bool:
-    return len(hypothesis.reasons) == len(hypothesis.fills)
+    @staticmethod
+    def _free(seqs: Sequence[BeamSequence], runner: ModelRunner) -> None:
+        for seq in seqs:
+            if seq.kv is not None:
+                runner.free(seq.kv)
 
 
 def _bound(hypothesis: Hypothesis, penalty: float, most: int) -> float:
     """The best score the hypothesis can still reach."""
-    values = [value for blank in hypothesis.logprobs for value in blank]
-    longest = len(values) + max(0, most - len(hypothesis.fills[-1])) + 1
-    return float(sum(values) / float(max(1, longest if penalty > 0 else len(values))) ** penalty)
+    length = hypothesis.length
+    longest = length + max(0, most - len(hypothesis.fills[-1])) + 1
+    return float(hypothesis.logprob / float(max(1, longest if penalty > 0 else length)) ** penalty)

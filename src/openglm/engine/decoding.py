@@ -1,14 +1,13 @@
-"""Greedy decoding and sampling: the answers to one text, each on its own blank.
+"""Greedy decoding and sampling: the answers to one text, each in a sequence of its own.
 
-A row that ends a blank goes on with its next one at the next step; a row that is done
+A sequence that ends a blank goes on with its next one at the next step; one that is done
 leaves. What was decided is noted as it is decided, so that the same code serves whole
 answers and streams.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,76 +16,63 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..blanks import Layout, Writer
-from ..tokenizer import Tokenizer
-from .engine import Job
-from .memory import Input, Memory
+from ..blanks import Layout, PartBState
+from .job import Event, Job, JobOutput
+from .model_runner import Input, ModelRunner
 from .options import FillOptions
-from .sampling import choose, penalise_repetition
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Token ids that end a fill, and those that must never be part of one."""
-
-    ending: tuple[int, ...]
-    banned: Tensor  # [V] bool
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, rows: int, device: torch.device) -> Ends:
-        """Those of a vocabulary, for a model with `rows` rows: what has no token is never written."""
-        banned = torch.zeros(rows, dtype=torch.bool)
-        banned[tokenizer.never_generated] = True
-        banned[tokenizer.num_tokens :] = True
-        return cls((tokenizer.markers.eop, tokenizer.eos), banned.to(device))
-
-    def mask(self, logits: Tensor, too_short: Sequence[bool]) -> Tensor:
-        """Logits with banned tokens, and for rows that are too short the ends, at minus infinity."""
-        logits = logits.masked_fill(self.banned, -torch.inf)
-        if any(too_short):
-            ends = torch.zeros_like(self.banned)
-            ends[list(self.ending)] = True
-            rows = torch.tensor(list(too_short), device=logits.device)
-            logits = logits.masked_fill(rows[:, None] & ends, -torch.inf)
-        return logits
+from .sampling import choose, penalize_repetition
+from .stop_tokens import StopTokens
 
 
 @dataclass
-class Row:
-    """One answer being written; a line of the engine.
+class SamplingSequence:
+    """One answer being written.
 
     Attributes:
+        part_b: what is written.
         limits: (fewest, most) tokens of each blank.
+        generator: its random numbers.
+        num_top: note that many of the most probable tokens at every step.
         logprobs: of each blank's tokens and its end, so far.
+        top_logprobs: of each blank's tokens and its end, the most probable tokens with their log-probabilities.
         reasons: finish reason of each finished blank.
-        text: its handle in the memory.
-        top: note that many of the most probable tokens at every step.
-        best: of each blank's tokens and its end, those tokens with their log-probabilities.
+        awaiting_last_token: the last token of a fill that was cut off by its limit is being read.
+        kv: its handle in the model runner.
     """
 
-    writer: Writer
+    part_b: PartBState
     limits: Sequence[tuple[int, int]]
     generator: Generator
+    num_top: int = 0
     logprobs: list[list[float]] = field(default_factory=lambda: [[]])
+    top_logprobs: list[list[list[tuple[int, float]]]] = field(default_factory=lambda: [[]])
     reasons: list[str] = field(default_factory=list)
-    settling: bool = False  # the last token of a fill cut off by its limit is being read
-    text: Any = None
-    top: int = 0
-    best: list[list[list[tuple[int, float]]]] = field(default_factory=lambda: [[]])
+    awaiting_last_token: bool = False
+    kv: Any = None
 
     @property
     def too_short(self) -> bool:
         """Whether the current fill may not end yet."""
-        return len(self.writer.fills[-1]) < self.limits[self.writer.blank][0]
+        return len(self.part_b.fills[-1]) < self.limits[self.part_b.blank][0]
+
+    @property
+    def full(self) -> bool:
+        """Whether the current fill has as many tokens as it may."""
+        return len(self.part_b.fills[-1]) >= self.limits[self.part_b.blank][1]
 
     @property
     def done(self) -> bool:
         """Whether every blank is closed."""
         return len(self.reasons) == len(self.limits)
 
+    @property
+    def written(self) -> list[int]:
+        """The tokens of all fills."""
+        return [token for fill in self.part_b.fills for token in fill]
+
     def next_input(self) -> Input:
-        """Token id, position and block position of what the model reads next."""
-        return self.writer.next_input()
+        """As `RunningSequence`."""
+        return self.part_b.next_input()
 
     def finish_blank(self, reason: str) -> None:
         """Close the current blank and open the next one, if there is one."""
@@ -96,134 +82,135 @@ class Row:
 
     def open_next(self) -> None:
         """Begin the next blank."""
-        self.writer.next_blank()
+        self.awaiting_last_token = False
+        self.part_b.next_blank()
         self.logprobs.append([])
-        self.best.append([])
+        self.top_logprobs.append([])
 
     def stop(self) -> None:
         """End this answer where it is: its blank and all that follow are closed."""
-        self.settling = False
+        self.awaiting_last_token = False
         while not self.done:
             self.finish_blank("stop")
 
 
-@dataclass(frozen=True)
-class Event:
-    """One decision: a token written (`token`), or a blank closed (`reason`)."""
-
-    row: Row
-    blank: int
-    token: int | None
-    reason: str | None
-
-
-class Answers(Job):
-    """The answers to one text.
+class SamplingJob(Job):
+    """The answers to one text, each drawn by itself, or the greedy one.
 
     Args:
         layout: Part A and the `sop` of the first blank.
-        rows: the answers, with nothing written.
+        seqs: the answers, with nothing written.
+        options: how tokens are chosen.
+        stop_tokens: of the vocabulary.
         read_last: let later blanks see the last token of a fill that was cut off by its
             limit. The published code does not; with False neither does this.
-
-    Attributes:
-        events: decisions in their order, for whoever streams; it takes them out.
     """
 
     def __init__(
-        self, layout: Layout, rows: Sequence[Row], options: FillOptions, ends: Ends, *, read_last: bool = True
+        self,
+        layout: Layout,
+        seqs: Sequence[SamplingSequence],
+        options: FillOptions,
+        stop_tokens: StopTokens,
+        *,
+        read_last: bool = True,
     ) -> None:
-        self.layout, self.rows, self.options, self.ends, self.read_last = layout, rows, options, ends, read_last
-        self.lines = len(rows)
-        self.tokens = sum(most + 1 for _, most in rows[0].limits)
-        self.events: deque[Event] = deque()
+        most = sum(most + 1 for _, most in seqs[0].limits)
+        super().__init__(layout, num_seqs=len(seqs), max_tokens=most, num_answers=len(seqs))
+        self.seqs, self.options, self.stop_tokens, self.read_last = seqs, options, stop_tokens, read_last
 
-    def begin(self, memory: Memory, text: Any) -> None:
+    def begin(self, runner: ModelRunner, kv: Any) -> None:
         """As `Job`."""
-        for row in self.rows[1:]:
-            row.text = memory.fork(text)
-        self.rows[0].text = text
+        for seq in self.seqs[1:]:
+            seq.kv = runner.fork(kv)
+        self.seqs[0].kv = kv
 
-    def open_lines(self) -> list[Row]:
+    def running_seqs(self) -> list[SamplingSequence]:
         """As `Job`."""
-        return [row for row in self.rows if not row.done]
+        return [seq for seq in self.seqs if not seq.done]
 
-    def release(self, memory: Memory) -> None:
+    def release(self, runner: ModelRunner) -> None:
         """As `Job`."""
-        for row in self.rows:
-            if row.text is not None:
-                memory.free(row.text)
-                row.text = None
+        self._free(self.seqs, runner)
 
-    def note(self, event: Event) -> None:
-        """Note a decision."""
-        self.events.append(event)
+    def outputs(self) -> list[JobOutput]:
+        """As `Job`: in the order of drawing."""
+        return [JobOutput(seq.part_b.fills, seq.logprobs, seq.reasons, seq.top_logprobs) for seq in self.seqs]
+
+    def stop(self, answer: int) -> None:
+        """As `Job`."""
+        self.seqs[answer].stop()
+
+    @property
+    def batch_key(self) -> Hashable:
+        """As `Job`: those that draw alike."""
+        return self.options.drawing
+
+    @classmethod
+    def advance(cls, batch: Sequence[tuple[SamplingJob, Tensor]], runner: ModelRunner) -> None:
+        """As `Job`."""
+        seqs = [(job, number) for job, _ in batch for number, seq in enumerate(job.seqs) if not seq.done]
+        logits = torch.cat([rows for _, rows in batch]) if len(batch) > 1 else batch[0][1]
+        # What only reads the last token of a fill draws no number, so that a sequence's numbers are its own.
+        choosing = [row for row, (job, number) in enumerate(seqs) if not job.seqs[number].awaiting_last_token]
+        for job, number in seqs:
+            if job.seqs[number].awaiting_last_token:
+                job.seqs[number].open_next()
+        if choosing:
+            if len(choosing) < len(seqs):
+                logits = logits[torch.tensor(choosing, device=logits.device)]
+            _write_next([seqs[row] for row in choosing], logits)
+        for job, _ in batch:
+            job._free([seq for seq in job.seqs if seq.done], runner)
+            job.done = all(seq.done for seq in job.seqs)
+
+    def write(self, number: int, token: int, logprob: float) -> None:
+        """Note the token chosen for one sequence: it is written, or closes the blank."""
+        seq = self.seqs[number]
+        blank = seq.part_b.blank
+        seq.logprobs[-1].append(logprob)
+        if token in self.stop_tokens.ids:
+            seq.finish_blank("stop")
+            self.events.append(Event(number, blank, None, "stop"))
+            return
+        seq.part_b.write(token)
+        self.events.append(Event(number, blank, token, None))
+        if seq.full:
+            if self.read_last and not seq.part_b.is_last:
+                seq.reasons.append("length")
+                seq.awaiting_last_token = True
+            else:
+                seq.finish_blank("length")
+            self.events.append(Event(number, blank, None, "length"))
+
+    @staticmethod
+    def _free(seqs: Sequence[SamplingSequence], runner: ModelRunner) -> None:
+        for seq in seqs:
+            if seq.kv is not None:
+                runner.free(seq.kv)
+                seq.kv = None
 
 
-def write_next(moved: Sequence[tuple[Answers, Tensor]], memory: Memory) -> None:
-    """Choose the next token of every open row of jobs whose `FillOptions.drawing` is the same."""
-    if not moved:
-        return
-    options, ends = moved[0][0].options, moved[0][0].ends
-    held = [(job, row) for job, _ in moved for row in job.open_lines()]
-    logits = torch.cat([values for _, values in moved]) if len(moved) > 1 else moved[0][1]
-    rows = [row for _, row in held]
-    # Rows that only read the last token of a fill draw no number, so that a row's numbers are its own.
-    wanting = [i for i, row in enumerate(rows) if not row.settling]
-    for row in rows:
-        if row.settling:
-            row.settling = False
-            row.open_next()
-    if wanting:
-        if len(wanting) < len(rows):
-            logits, held = logits[torch.tensor(wanting, device=logits.device)], [held[i] for i in wanting]
-        tokens, scores = _choose(logits, [row for _, row in held], options, ends)
-        _note_best(logits, [row for _, row in held])
-        for (job, row), token, score in zip(held, tokens, scores, strict=True):
-            _write(job, row, token, score)
-    for job, _ in moved:
-        for row in job.rows:
-            if row.done and row.text is not None:
-                memory.free(row.text)
-                row.text = None
-        job.done = all(row.done for row in job.rows)
+def _write_next(chosen: Sequence[tuple[SamplingJob, int]], logits: Tensor) -> None:
+    """Choose and write the next token of sequences whose jobs draw alike, [R, V] logits."""
+    options, stop_tokens = chosen[0][0].options, chosen[0][0].stop_tokens
+    seqs = [job.seqs[number] for job, number in chosen]
+    allowed = stop_tokens.mask(logits, [seq.too_short for seq in seqs])
+    allowed = penalize_repetition(allowed, (seq.written for seq in seqs), options.repetition_penalty)
+    tokens = choose(allowed, options, [seq.generator for seq in seqs])
+    logprobs = -F.cross_entropy(logits, tokens, reduction="none")
+    _note_top(logits, seqs)
+    for (job, number), token, logprob in zip(chosen, tokens.tolist(), logprobs.tolist(), strict=True):
+        job.write(number, token, logprob)
 
 
-def _choose(logits: Tensor, rows: Sequence[Row], options: FillOptions, ends: Ends) -> tuple[list[int], list[float]]:
-    """The next token of each row and its log-probability under the model."""
-    allowed = ends.mask(logits, [row.too_short for row in rows])
-    written = ([t for fill in row.writer.fills for t in fill] for row in rows)
-    allowed = penalise_repetition(allowed, written, options.repetition_penalty)
-    tokens = choose(allowed, options, [row.generator for row in rows])
-    scores = -F.cross_entropy(logits, tokens, reduction="none")
-    return tokens.tolist(), scores.tolist()
-
-
-def _note_best(logits: Tensor, rows: Sequence[Row]) -> None:
-    """The most probable tokens under the model, for rows that want them."""
-    wanting = [i for i, row in enumerate(rows) if row.top]
+def _note_top(logits: Tensor, seqs: Sequence[SamplingSequence]) -> None:
+    """The most probable tokens under the model, for sequences that want them."""
+    wanting = [row for row, seq in enumerate(seqs) if seq.num_top]
     if not wanting:
         return
-    scores = logits[torch.tensor(wanting, device=logits.device)].log_softmax(-1)
-    values, tokens = scores.topk(min(scores.shape[-1], max(rows[i].top for i in wanting)), dim=-1)
-    for i, own, found in zip(wanting, values.tolist(), tokens.tolist(), strict=True):
-        row = rows[i]
-        row.best[-1].append(list(zip(found[: row.top], own[: row.top], strict=True)))
-
-
-def _write(job: Answers, row: Row, token: int, score: float) -> None:
-    blank = row.writer.blank
-    row.logprobs[-1].append(score)
-    if token in job.ends.ending:
-        row.finish_blank("stop")
-        job.note(Event(row, blank, None, "stop"))
-        return
-    row.writer.write(token)
-    job.note(Event(row, blank, token, None))
-    if len(row.writer.fills[-1]) >= row.limits[blank][1]:
-        if job.read_last and not row.writer.is_last:
-            row.reasons.append("length")
-            row.settling = True
-        else:
-            row.finish_blank("length")
-        job.note(Event(row, blank, None, "length"))
+    logprobs = logits[torch.tensor(wanting, device=logits.device)].log_softmax(-1)
+    values, tokens = logprobs.topk(min(logprobs.shape[-1], max(seqs[row].num_top for row in wanting)), dim=-1)
+    for row, own, found in zip(wanting, values.tolist(), tokens.tolist(), strict=True):
+        top = seqs[row].num_top
+        seqs[row].top_logprobs[-1].append(list(zip(found[:top], own[:top], strict=True)))

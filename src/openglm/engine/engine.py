@@ -1,77 +1,32 @@
 """Many texts at once, never waiting for one another.
 
-    queue -> read (a group of texts in one pass) -> step, step, step -> done
+    queue -> prefill (a group of texts in one pass) -> decode, decode, decode -> done
 
-Every step reads one token of every open line of every running job in one pass. A row that
-closes a blank goes on with its next one, a job that is done makes room for the next job in
-the queue at once, whoever asked for it. Calls from several threads share the passes.
+Every step reads one token of every running sequence of every running job in one pass. A
+sequence that closes a blank goes on with its next one, a job that is done makes room for the
+next job in the queue at once, whoever asked for it. Calls from several threads share the passes.
 
-Knows jobs and memory; nothing about blanks, or how a token is chosen.
+Knows jobs and the model runner; nothing about blanks, or how a token is chosen.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..blanks import Layout
-from .memory import Input, Memory
+from .job import Job
+from .model_runner import ModelRunner
 
-CACHE_BYTES = 1 << 30  # keys and values of all running texts
-MAX_LINES = 256  # lines of one pass: beyond, the matrix products get no faster
-AHEAD = 1024  # jobs of one call that are queued or running
+CACHE_BYTES = 1 << 30  # keys and values of all running sequences
+MAX_NUM_SEQS = 256  # sequences of one pass: beyond, the matrix products get no faster
+MAX_PENDING = 1024  # jobs of one call that are queued or running
 
-
-class Line(Protocol):
-    """One way in which a text is continued.
-
-    Attributes:
-        text: its handle in the memory.
-    """
-
-    text: Any
-
-    def next_input(self) -> Input:
-        """What the model reads next."""
-
-
-class Job:
-    """A text to be continued.
-
-    Attributes:
-        layout: what is read first, up to the first token whose successor is to be chosen.
-        lines: in how many ways it is continued at most.
-        tokens: how many tokens each of them grows by at most.
-        done: whether nothing is left to be done.
-        error: what kept it from being done, if anything.
-    """
-
-    layout: Layout
-    lines: int = 1
-    tokens: int = 0
-    done: bool = False
-    error: BaseException | None = None
-
-    def begin(self, memory: Memory, text: Any) -> None:
-        """`layout` was read; the job now owns `text`."""
-        raise NotImplementedError
-
-    def open_lines(self) -> Sequence[Line]:
-        """The lines for which a token is to be chosen."""
-        raise NotImplementedError
-
-    def release(self, memory: Memory) -> None:
-        """Free every text it owns; called once, when it is done or given up."""
-        raise NotImplementedError
-
-
-Decide = Callable[[Sequence[tuple[Job, Tensor]], Memory], None]
 J = TypeVar("J", bound=Job)
 
 
@@ -79,30 +34,27 @@ class Engine:
     """Runs jobs.
 
     Args:
-        memory: where texts are kept.
-        decide: given running jobs with the logits of their open lines ([lines, V] each),
-            moves each of them on.
-        cache_bytes: keep the keys and values of running texts within so much; a job that
+        runner: runs the model and holds the sequences.
+        cache_bytes: keep the keys and values of running sequences within so much; a job that
             needs more runs alone.
-        max_lines: lines in one pass.
+        max_num_seqs: sequences in one pass.
         mode: under which the model computes.
     """
 
     def __init__(
         self,
-        memory: Memory,
-        decide: Decide,
+        runner: ModelRunner,
         *,
         cache_bytes: int = CACHE_BYTES,
-        max_lines: int = MAX_LINES,
+        max_num_seqs: int = MAX_NUM_SEQS,
         mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode,
     ) -> None:
-        self.memory, self.max_lines = memory, max_lines
-        self._decide, self._mode = decide, mode
-        self._room = cache_bytes // memory.bytes_per_token()
+        self.runner, self.max_num_seqs = runner, max_num_seqs
+        self.token_budget = cache_bytes // runner.bytes_per_token()
+        self._mode = mode
         self._queue: deque[Job] = deque()
         self._running: list[Job] = []
-        self._reserved, self._lines = 0, 0
+        self._tokens, self._seqs = 0, 0  # that the running jobs may come to
         self._lock = threading.RLock()
 
     @property
@@ -140,7 +92,7 @@ class Engine:
         source, pending = iter(jobs), deque[J]()
         try:
             while True:
-                while len(pending) < AHEAD and (job := next(source, None)) is not None:
+                while len(pending) < MAX_PENDING and (job := next(source, None)) is not None:
                     pending.append(job)
                     self.submit(job)
                 if not pending:
@@ -168,15 +120,9 @@ class Engine:
             if wanted is not None and wanted.done:
                 return
             try:
-                fresh = self._admit()
-                lines = [(job, job.open_lines()) for job in self._running if job not in fresh]
-                texts = [line for _, own in lines for line in own]
-                moved = [(job, fresh[job]) for job in fresh]
-                if texts:
-                    logits = self.memory.step([line.text for line in texts], [line.next_input() for line in texts])
-                    parts = torch.split(logits, [len(own) for _, own in lines])
-                    moved += [(job, part) for (job, _), part in zip(lines, parts, strict=True)]
-                self._decide(moved, self.memory)
+                decoding = list(self._running)
+                for batch in _alike([*self._prefill(self._admit()), *self._decode(decoding)]):
+                    type(batch[0][0]).advance(batch, self.runner)
             except BaseException as error:
                 for job in list(self._running):
                     job.error = error
@@ -186,38 +132,61 @@ class Engine:
             for job in [job for job in self._running if job.done]:
                 self._retire(job)
 
-    def _admit(self) -> dict[Job, Tensor]:
-        """Let in what there is room for; the new jobs with the logits of their lines."""
-        new: list[Job] = []
-        spare = self.max_lines - self._lines
-        # A few free lines are not worth a pass of their own while much else is running.
-        if self._queue and (not self._running or spare >= min(self.max_lines // 8, len(self._queue))):
-            while self._queue and self._fits(self._queue[0]):
-                job = self._queue.popleft()
-                self._running.append(job)
-                self._reserved += self._needs(job)
-                self._lines += job.lines
-                new.append(job)
-        if not new:
-            return {}
-        texts, logits = self.memory.read([job.layout for job in new])
-        out: dict[Job, Tensor] = {}
-        for row, (job, text) in enumerate(zip(new, texts, strict=True)):
-            job.begin(self.memory, text)
-            out[job] = logits[row].expand(len(job.open_lines()), -1)
-        return out
+    # --- the parts of a step ---------------------------------------------------------------
+
+    def _admit(self) -> list[Job]:
+        """Let in the jobs there is room for."""
+        admitted: list[Job] = []
+        spare = self.max_num_seqs - self._seqs
+        # A pass of their own for a few new texts is not worth it while much else is running.
+        if self._running and spare < min(self.max_num_seqs // 8, len(self._queue)):
+            return admitted
+        while self._queue and self._fits(self._queue[0]):
+            job = self._queue.popleft()
+            self._running.append(job)
+            self._tokens += self._tokens_of(job)
+            self._seqs += job.num_seqs
+            admitted.append(job)
+        return admitted
+
+    def _prefill(self, jobs: Sequence[Job]) -> list[tuple[Job, Tensor]]:
+        """Read new jobs' texts; the jobs with the logits of their sequences, [R, V] each."""
+        if not jobs:
+            return []
+        handles, logits = self.runner.prefill([job.layout for job in jobs])
+        for job, handle in zip(jobs, handles, strict=True):
+            job.begin(self.runner, handle)
+        return [(job, row.expand(len(job.running_seqs()), -1)) for job, row in zip(jobs, logits, strict=True)]
+
+    def _decode(self, jobs: Sequence[Job]) -> list[tuple[Job, Tensor]]:
+        """Read one token of each sequence of these jobs; the jobs with the logits, [R, V] each."""
+        seqs = [job.running_seqs() for job in jobs]
+        flat = [seq for own in seqs for seq in own]
+        if not flat:
+            return []
+        logits = self.runner.decode([seq.kv for seq in flat], [seq.next_input() for seq in flat])
+        return list(zip(jobs, torch.split(logits, [len(own) for own in seqs]), strict=True))
 
     def _fits(self, job: Job) -> bool:
         if not self._running:
             return True
-        return self._lines + job.lines <= self.max_lines and self._reserved + self._needs(job) <= self._room
+        seqs, tokens = self._seqs + job.num_seqs, self._tokens + self._tokens_of(job)
+        return seqs <= self.max_num_seqs and tokens <= self.token_budget
 
     @staticmethod
-    def _needs(job: Job) -> int:
-        return len(job.layout) + job.lines * job.tokens
+    def _tokens_of(job: Job) -> int:
+        return len(job.layout) + job.num_seqs * job.max_tokens
 
     def _retire(self, job: Job) -> None:
         self._running.remove(job)
-        self._reserved -= self._needs(job)
-        self._lines -= job.lines
-        job.release(self.memory)
+        self._tokens -= self._tokens_of(job)
+        self._seqs -= job.num_seqs
+        job.release(self.runner)
+
+
+def _alike(moved: Sequence[tuple[Job, Tensor]]) -> list[list[tuple[Job, Tensor]]]:
+    """Jobs that can advance in one go, with their logits."""
+    batches: dict[tuple[type[Job], Hashable], list[tuple[Job, Tensor]]] = {}
+    for job, logits in moved:
+        batches.setdefault((type(job), job.batch_key), []).append((job, logits))
+    return list(batches.values())

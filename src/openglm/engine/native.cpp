@@ -1,9 +1,9 @@
-// Attention over keys and values that lie in pages (pages.py), one text after the other.
+// Attention over keys and values that lie in pages (paged_attention.py), one text after the other.
 //
 // A page of one layer holds, in float or half,
 //
-//     keys   [head, H, WIDTH]      scores[w] = sum over h of q[h] K[h, w]
-//     values [head, WIDTH, H]      mixed[h]  = sum over w of p[w] V[w, h]
+//     keys   [head, H, PAGE_SIZE]      scores[w] = sum over h of q[h] K[h, w]
+//     values [head, PAGE_SIZE, H]      mixed[h]  = sum over w of p[w] V[w, h]
 //
 // Both are sums of weighted rows, so pages are read from one end to the other, at the speed of
 // the memory. Sums are float, H is a multiple of 16, the processor has AVX2 or AVX-512. Tokens
@@ -19,7 +19,7 @@
 
 namespace {
 
-constexpr int64_t WIDTH = 64;  // tokens of a page
+constexpr int64_t PAGE_SIZE = 64;  // tokens of a page
 struct Half {
     uint16_t bits;
 };
@@ -135,16 +135,16 @@ struct Pages {
     T *keys, *values;
     int64_t heads, H;
 
-    T* keys_of(int64_t page, int64_t head) const { return keys + (page * heads + head) * H * WIDTH; }
-    T* values_of(int64_t page, int64_t head) const { return values + (page * heads + head) * H * WIDTH; }
+    T* keys_of(int64_t page, int64_t head) const { return keys + (page * heads + head) * H * PAGE_SIZE; }
+    T* values_of(int64_t page, int64_t head) const { return values + (page * heads + head) * H * PAGE_SIZE; }
 
     void file(const int32_t* pages, int64_t head, int64_t token, const float* k, const float* v) const {
-        const int64_t page = pages[token / WIDTH], place = token % WIDTH;
+        const int64_t page = pages[token / PAGE_SIZE], place = token % PAGE_SIZE;
         T* to = keys_of(page, head) + place;
         T narrow[LANES];
         for (int64_t h = 0; h < H; h += LANES) {
             store(narrow, load(k + h));
-            for (int64_t i = 0; i < LANES; i++) to[(h + i) * WIDTH] = narrow[i];
+            for (int64_t i = 0; i < LANES; i++) to[(h + i) * PAGE_SIZE] = narrow[i];
             store(values_of(page, head) + place * H + h, load(v + h));
         }
     }
@@ -157,7 +157,7 @@ void attend(
     std::vector<float>& scratch, float* mixed, int64_t apart
 ) {
     const int64_t H = kept.H, most = *std::max_element(seen, seen + Q);
-    const int64_t columns = (most + WIDTH - 1) / WIDTH, between = columns * WIDTH;
+    const int64_t columns = (most + PAGE_SIZE - 1) / PAGE_SIZE, between = columns * PAGE_SIZE;
     scratch.assign(Q * (H + between), 0);
     float *query = scratch.data(), *scores = query + Q * H;
     const float scale = 1 / std::sqrt((float)H);
@@ -166,16 +166,16 @@ void attend(
         std::fill_n(mixed + i * apart, H, 0.0f);
     }
     for (int64_t column = 0; column < columns; column++)
-        add_weighted<Q>(kept.keys_of(pages[column], head), WIDTH, H, query, H, scores + column * WIDTH, between);
+        add_weighted<Q>(kept.keys_of(pages[column], head), PAGE_SIZE, H, query, H, scores + column * PAGE_SIZE, between);
     for (int i = 0; i < Q; i++) softmax(scores + i * between, seen[i], between);
     for (int64_t column = 0; column < columns; column++)
-        add_weighted<Q>(kept.values_of(pages[column], head), H, std::min(WIDTH, most - column * WIDTH),
-                        scores + column * WIDTH, between, mixed, apart);
+        add_weighted<Q>(kept.values_of(pages[column], head), H, std::min(PAGE_SIZE, most - column * PAGE_SIZE),
+                        scores + column * PAGE_SIZE, between, mixed, apart);
 }
 
 // seen: [texts, longest].
 template <class T>
-void read(
+void prefill(
     const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k, const Rows& v, float* mixed,
     const int32_t* seen, int64_t longest
 ) {
@@ -207,7 +207,7 @@ void read(
 }
 
 template <class T>
-void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k, const Rows& v, float* mixed) {
+void decode(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k, const Rows& v, float* mixed) {
     const int64_t heads = texts.heads, H = texts.size;
     // A thread reads several heads of a page, one after the other, for longer runs of memory: all where texts are many.
     const int64_t groups = texts.count < 4 * texts.threads ? std::min(heads, texts.threads) : 1;
@@ -220,10 +220,10 @@ void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k
             const int64_t text = unit / groups, group = unit % groups;
             const int64_t first = group * heads / groups, last = (group + 1) * heads / groups;
             const int32_t* pages = texts.table + text * texts.columns;
-            const int64_t length = texts.lengths[text], used = (length + WIDTH - 1) / WIDTH;
+            const int64_t length = texts.lengths[text], used = (length + PAGE_SIZE - 1) / PAGE_SIZE;
             float* out = mixed + text * heads * H;
-            scores.assign((last - first) * used * WIDTH, 0);
-            const auto scores_of = [&](int64_t head) { return scores.data() + (head - first) * used * WIDTH; };
+            scores.assign((last - first) * used * PAGE_SIZE, 0);
+            const auto scores_of = [&](int64_t head) { return scores.data() + (head - first) * used * PAGE_SIZE; };
             queries.resize((last - first) * H);
             for (int64_t head = first; head < last; head++) {
                 kept.file(pages, head, length - 1, k(text, head, 0), v(text, head, 0));
@@ -232,32 +232,32 @@ void step(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows& k
             }
             for (int64_t column = 0; column < used; column++)
                 for (int64_t head = first; head < last; head++)
-                    add_weighted<1>(kept.keys_of(pages[column], head), WIDTH, H, &queries[(head - first) * H], 0,
-                                    scores_of(head) + column * WIDTH, 0);
-            for (int64_t head = first; head < last; head++) softmax(scores_of(head), length, used * WIDTH);
+                    add_weighted<1>(kept.keys_of(pages[column], head), PAGE_SIZE, H, &queries[(head - first) * H], 0,
+                                    scores_of(head) + column * PAGE_SIZE, 0);
+            for (int64_t head = first; head < last; head++) softmax(scores_of(head), length, used * PAGE_SIZE);
             std::fill(out + first * H, out + last * H, 0.0f);
             for (int64_t column = 0; column < used; column++)
                 for (int64_t head = first; head < last; head++)
-                    add_weighted<1>(kept.values_of(pages[column], head), H, std::min(WIDTH, length - column * WIDTH),
-                                    scores_of(head) + column * WIDTH, 0, out + head * H, 0);
+                    add_weighted<1>(kept.values_of(pages[column], head), H, std::min(PAGE_SIZE, length - column * PAGE_SIZE),
+                                    scores_of(head) + column * PAGE_SIZE, 0, out + head * H, 0);
         }
     }
 }
 
 }  // namespace
 
-// `read` reads all tokens of new texts, `longest` of each with padding, `step` the newest token of each text.
+// `prefill` reads all tokens of new texts, `longest` of each with padding, `decode` the newest token of each text.
 // Both file keys and values, and write [texts, tokens, heads, H] to `mixed`.
 #define FOR_TYPE(NAME, T)                                                                                            \
-    extern "C" void read_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, \
+    extern "C" void prefill_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, \
                                 float* mixed, const int32_t* seen, int64_t longest) {                                \
         const Pages<T> pages{keys, values, texts->heads, texts->size};                                               \
-        read(*texts, pages, *q, *k, *v, mixed, seen, longest);                                                       \
+        prefill(*texts, pages, *q, *k, *v, mixed, seen, longest);                                                       \
     }                                                                                                                \
-    extern "C" void step_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, \
+    extern "C" void decode_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, \
                                 float* mixed) {                                                                      \
         const Pages<T> pages{keys, values, texts->heads, texts->size};                                               \
-        step(*texts, pages, *q, *k, *v, mixed);                                                                      \
+        decode(*texts, pages, *q, *k, *v, mixed);                                                                      \
     }
 FOR_TYPE(float32, float)
 FOR_TYPE(float16, Half)

@@ -1,7 +1,7 @@
 """Attention over pages as a compiled kernel, `native.cpp`: at the speed of the memory.
 
 It is compiled when it is first asked for, which takes a second, and kept in the user's cache
-folder. Where there is none, `pages.py` does the same with operations of torch, in up to four
+folder. Where there is none, `paged_attention.py` does the same with operations of torch, in up to four
 times the time.
 
 Knows pages and pointers; nothing about how a token is chosen.
@@ -29,7 +29,7 @@ from ..errors import OptionError
 from ..files import replacing
 from ..network.attention import tokens_seen
 from ..network.config import GLMConfig
-from .pages import Held, Pages, table_of
+from .pages import BlockTable, PagePool, page_numbers
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -113,17 +113,17 @@ def _rows(x_BNSH: Tensor) -> tuple[_Rows, Tensor]:
     return _Rows(x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)), x
 
 
-class _Native:
+class _NativeCache:
     """A cache that hands each layer to the kernel."""
 
     kernel: str
 
-    def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
+    def __init__(self, pages: PagePool, tables: Sequence[BlockTable]) -> None:
         self.pages = pages
-        self._table = table_of(held)
-        self._lengths = np.array([each.length for each in held], np.int32)
+        self._numbers = page_numbers(tables)
+        self._lengths = np.array([table.length for table in tables], np.int32)
         self._texts = _Texts(
-            self._table.ctypes.data, self._lengths.ctypes.data, *self._table.shape,
+            self._numbers.ctypes.data, self._lengths.ctypes.data, *self._numbers.shape,
             pages.heads, pages.head_size, torch.get_num_threads(),
         )  # fmt: skip
         self._attend = library()[f"{self.kernel}_{str(pages.dtype).removeprefix('torch.')}"]
@@ -146,16 +146,16 @@ class _Native:
         return mixed_BSNH.transpose(1, 2).to(q_BNSH.dtype)
 
     def advance(self, tokens: int) -> None:
-        """Nothing to count: `Held` has the lengths."""
+        """Nothing to count: `BlockTable` has the lengths."""
 
 
-class NativeFresh(_Native):
-    """As `Fresh`."""
+class NativePrefillCache(_NativeCache):
+    """As `PrefillCache`."""
 
-    kernel = "read"
+    kernel = "prefill"
 
-    def __init__(self, pages: Pages, held: Sequence[Held], layouts: Sequence[Layout]) -> None:
-        super().__init__(pages, held)
+    def __init__(self, pages: PagePool, tables: Sequence[BlockTable], layouts: Sequence[Layout]) -> None:
+        super().__init__(pages, tables)
         longest = max(len(layout) for layout in layouts)
         self._seen = np.zeros((len(layouts), longest), np.int32)
         for row, layout in zip(self._seen, layouts, strict=True):
@@ -163,12 +163,12 @@ class NativeFresh(_Native):
         self._more = (ctypes.c_void_p(self._seen.ctypes.data), ctypes.c_int64(longest))
 
 
-class NativeStep(_Native):
-    """As `Step`."""
+class NativeDecodeCache(_NativeCache):
+    """As `DecodeCache`."""
 
-    kernel = "step"
+    kernel = "decode"
 
-    def __init__(self, pages: Pages, held: Sequence[Held]) -> None:
-        for each in held:
-            pages.extend(each)
-        super().__init__(pages, held)
+    def __init__(self, pages: PagePool, tables: Sequence[BlockTable]) -> None:
+        for table in tables:
+            pages.append_slot(table)
+        super().__init__(pages, tables)

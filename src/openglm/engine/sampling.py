@@ -16,7 +16,7 @@ from torch import Tensor
 from .options import FillOptions
 
 
-def penalise_repetition(logits: Tensor, written: Iterable[Sequence[int]], penalty: float) -> Tensor:
+def penalize_repetition(logits: Tensor, written: Iterable[Sequence[int]], penalty: float) -> Tensor:
     """Make tokens a row has written already less likely (Keskar et al. 2019, section 4.1).
 
     Args:

@@ -4,7 +4,7 @@ Three ceilings are measured in the same run: the rate at which memory is read, a
 of matrix products in the model's type. Decoding reads every weight and every cached key and
 value once per step, so its ceiling is the memory's; reading a text multiplies matrices.
 
-Knows models and memories of texts; nothing about how results are shown.
+Knows models and their runners; nothing about how results are shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from ..blanks import Markers, lay_out
-from ..engine.memory import Memory, memory_for
+from ..engine.model_runner import ModelRunner
+from ..engine.runners import runner_for
 from ..errors import OptionError
 from ..network.model import GLMModel
 from ..network.quantization import KERNELS, Int8Linear, Plain, activation_limit
@@ -130,7 +131,7 @@ def measure(
     tokens: int = 24,
     markers: Markers,
     eos: int,
-    memory: Memory | None = None,
+    runner: ModelRunner | None = None,
 ) -> Iterator[Measured]:
     """Time reading and decoding.
 
@@ -138,7 +139,7 @@ def measure(
         contexts: tokens of Part A.
         batches: texts decoded at once.
         tokens: steps to time.
-        memory: where texts are kept; by default what `Infiller` would use.
+        runner: of the model; by default what `Infiller` would use.
 
     Yields:
         For each context: reading one text; then decoding, for each number of texts.
@@ -150,8 +151,8 @@ def measure(
     for context in contexts:
         if not 0 < context < config.max_sequence_length or context + tokens < 1:
             raise OptionError(f"a context of {context} tokens; this model reads 1 to {config.max_sequence_length - 1}")
-    memory = memory or memory_for(model, eos)
-    reading, multiplying = memory_rate(memory.device), matrix_rate(model)
+    runner = runner or runner_for(model, eos)
+    reading, multiplying = memory_rate(runner.device), matrix_rate(model)
     numbers, size = weight_sizes(model)
     projection = config.vocab_size * config.hidden_size
     rng = np.random.default_rng(0)
@@ -162,32 +163,32 @@ def measure(
         ]
         work = 2.0 * (context * (numbers - projection) + projection)
         work += 4.0 * context**2 * config.hidden_size * config.num_layers
-        seconds = median_seconds(lambda one=layouts[:1]: _read_and_free(memory, one), memory.device, 5)  # type: ignore[misc]
+        seconds = median_seconds(lambda one=layouts[:1]: _prefill_and_free(runner, one), runner.device, 5)  # type: ignore[misc]
         yield Measured(f"read {context} tokens", 1e3 * seconds, context / seconds, work / seconds, multiplying, "op/s")
         for batch in batches:
-            texts, _ = memory.read(layouts[:batch])
-            seconds = _step_seconds(memory, texts, context, min(tokens, config.max_sequence_length - 2))
-            for text in texts:
-                memory.free(text)
-            moved = size + batch * context * memory.bytes_per_token()
+            handles, _ = runner.prefill(layouts[:batch])
+            seconds = _decode_seconds(runner, handles, context, min(tokens, config.max_sequence_length - 2))
+            for handle in handles:
+                runner.free(handle)
+            moved = size + batch * context * runner.bytes_per_token()
             yield Measured(
                 f"decode {batch} x 1 token after {context}",
                 1e3 * seconds, batch / seconds, moved / seconds, reading, "B/s",
             )  # fmt: skip
 
 
-def _read_and_free(memory: Memory, layouts: Sequence[Any]) -> None:
-    texts, _ = memory.read(layouts)
-    for text in texts:
-        memory.free(text)
+def _prefill_and_free(runner: ModelRunner, layouts: Sequence[Any]) -> None:
+    handles, _ = runner.prefill(layouts)
+    for handle in handles:
+        runner.free(handle)
 
 
-def _step_seconds(memory: Memory, texts: Sequence[Any], context: int, tokens: int) -> float:
+def _decode_seconds(runner: ModelRunner, handles: Sequence[Any], context: int, tokens: int) -> float:
     """Median time of a step, the choice of the most probable token included."""
     times = []
     for number in range(WARM_UP + tokens):
         begun = time.perf_counter()
-        logits = memory.step(texts, [(number + 1, context // 2, min(number + 2, context))] * len(texts))
+        logits = runner.decode(handles, [(number + 1, context // 2, min(number + 2, context))] * len(handles))
         logits.argmax(-1).tolist()
         times.append(time.perf_counter() - begun)
     return statistics.median(times[WARM_UP:])

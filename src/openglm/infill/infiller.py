@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ..blanks import BlankedText, Writer, behind, lay_out
+from ..blanks import BlankedText, PartBState, behind, lay_out
 from ..checkpoints.resolve import open_model
-from ..engine.beams import Search
-from ..engine.decoding import Answers, Ends, Row
+from ..engine.beams import BeamSearchJob
+from ..engine.decoding import SamplingJob, SamplingSequence
 from ..engine.engine import Engine
-from ..engine.jobs import move_on
-from ..engine.memory import memory_for
+from ..engine.job import Job
 from ..engine.options import FillOptions
+from ..engine.runners import runner_for
+from ..engine.stop_tokens import StopTokens
 from ..errors import OptionError
 from ..network.model import GLMModel
 from ..network.quantization import check as check_quantize
@@ -50,8 +51,8 @@ class Infiller:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self._ends = Ends.of(tokenizer, model.config.vocab_size, model.word_embeddings.weight.device)
-        self.engine = Engine(memory_for(model, tokenizer.eos, compile=compile), move_on)
+        self._stop_tokens = StopTokens.of(tokenizer, model.config.vocab_size, model.word_embeddings.weight.device)
+        self.engine = Engine(runner_for(model, tokenizer.eos, compile=compile))
 
     @overload
     def fill(self, text: Text, **options: Any) -> Filled: ...
@@ -185,7 +186,7 @@ class Infiller:
 
         Args:
             text: as in `fill`.
-            top_logprobs: note that many of the most probable tokens at every step (`Row.best`).
+            top_logprobs: note that many of the most probable tokens at every step (`JobOutput.top_logprobs`).
             options: as in `fill`.
 
         Raises:
@@ -196,7 +197,6 @@ class Infiller:
 
     def _stream(self, request: Request) -> Iterator[Piece]:
         job = request.job
-        assert isinstance(job, Answers)
         self.engine.submit(job)
         try:
             while not job.done or job.events:
@@ -215,7 +215,7 @@ class Infiller:
     def _filled_in_order(self, prompts: Iterable[Prompt], options: FillOptions) -> Iterator[Filled]:
         asked: deque[Request] = deque()
 
-        def jobs() -> Iterator[Answers | Search]:
+        def jobs() -> Iterator[Job]:
             for prompt in prompts:
                 asked.append(self._request(prompt, options))
                 yield asked[-1].job
@@ -232,18 +232,20 @@ class Infiller:
         return options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
 
     def _request(self, prompt: Prompt, options: FillOptions, top_logprobs: int = 0) -> Request:
+        return Request(prompt, self._job(prompt, options, top_logprobs), self.tokenizer)
+
+    def _job(self, prompt: Prompt, options: FillOptions, top_logprobs: int) -> Job:
         markers, limits = self.tokenizer.markers, self._limits(prompt, options)
         part_a, blank_positions = behind(self.model.prompt_ids, prompt.part_a, prompt.blank_positions)
         positions = blank_positions.tolist()
         layout = lay_out(part_a, positions[:1], [[]], markers)
         if options.num_beams > 1:
-            search = Search(layout, positions, limits, options, self._ends, markers)
-            return Request(prompt, search, self.tokenizer)
-        rows = [
-            Row(Writer(positions, markers), limits, _generator(options.seed, copy), top=top_logprobs)
+            return BeamSearchJob(layout, PartBState(positions, markers), limits, options, self._stop_tokens)
+        seqs = [
+            SamplingSequence(PartBState(positions, markers), limits, _generator(options.seed, copy), top_logprobs)
             for copy in range(options.num_return_sequences)
         ]
-        return Request(prompt, Answers(layout, rows, options, self._ends), self.tokenizer)
+        return SamplingJob(layout, seqs, options, self._stop_tokens)
 
 
 def _options(values: dict[str, Any]) -> FillOptions:

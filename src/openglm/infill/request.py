@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..engine.beams import Search
-from ..engine.decoding import Answers
+from ..engine.job import Job, JobOutput
 from ..tokenizer import Tokenizer
 from .prompt import Prompt
 from .results import Fill, Filled, Piece
@@ -24,13 +23,11 @@ class Request:
             token; filled by `pieces`. Put together it is the text of the fill.
     """
 
-    def __init__(self, prompt: Prompt, job: Answers | Search, tokenizer: Tokenizer) -> None:
+    def __init__(self, prompt: Prompt, job: Job, tokenizer: Tokenizer) -> None:
         self.prompt, self.job, self._tokenizer = prompt, job, tokenizer
-        rows = job.rows if isinstance(job, Answers) else []
-        self._answer_of = {id(row): answer for answer, row in enumerate(rows)}
-        self._decoders = [tokenizer.decoder() for _ in rows]
-        self._fresh = [True] * len(rows)  # nothing of the open fill was given out yet
-        self.spelled: list[list[list[str]]] = [[[]] for _ in rows]
+        self._decoders = [tokenizer.decoder() for _ in range(job.num_answers)]
+        self._fresh = [True] * job.num_answers  # nothing of the open fill was given out yet
+        self.spelled: list[list[list[str]]] = [[[]] for _ in range(job.num_answers)]
 
     @property
     def prompt_tokens(self) -> int:
@@ -42,9 +39,9 @@ class Request:
 
         The pieces of a blank, put together, are the text of its fill.
         """
-        while isinstance(self.job, Answers) and self.job.events:
+        while self.job.events:
             event = self.job.events.popleft()
-            answer = self._answer_of[id(event.row)]
+            answer = event.answer
             decoder, spelled, done = self._decoders[answer], self.spelled[answer], event.reason is not None
             new = decoder.finish() if event.token is None else decoder.push(event.token)
             if self._fresh[answer] and new:
@@ -69,31 +66,27 @@ class Request:
         Raises:
             whatever kept the job from being done.
         """
-        job = self.job
-        if job.error is not None:
-            raise job.error
-        if isinstance(job, Answers):
-            return with_alternatives(self.answers())
-        # The same text may be spelled in different tokens; the most probable spelling stands for it.
-        different: dict[str, Filled] = {}
-        for beam in job.beams:
-            answer = self._filled(beam.fills, beam.logprobs, beam.reasons)
-            different.setdefault(answer.text, answer)
-        return with_alternatives(list(different.values())[: job.options.num_return_sequences])
+        if self.job.error is not None:
+            raise self.job.error
+        answers = self.answers()
+        if self.job.ranked:
+            # The same text may be spelled in different tokens; the most probable spelling stands for it.
+            different: dict[str, Filled] = {}
+            for answer in answers:
+                different.setdefault(answer.text, answer)
+            answers = list(different.values())[: self.job.num_answers]
+        return with_alternatives(answers)
 
     def answers(self) -> list[Filled]:
-        """The samples in the order of drawing."""
-        assert isinstance(self.job, Answers)
-        return [self._filled(row.writer.fills, row.logprobs, row.reasons) for row in self.job.rows]
+        """The samples in the order of drawing, or all beams, best first."""
+        return [self._filled(output) for output in self.job.outputs()]
 
-    def _filled(
-        self, fills: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]], reasons: Sequence[str]
-    ) -> Filled:
-        prompt = self.prompt
+    def _filled(self, output: JobOutput) -> Filled:
+        prompt, fills, logprobs = self.prompt, output.fills, output.logprobs
         texts = [_fit(prompt, i, self._tokenizer.decode(fill)) for i, fill in enumerate(fills)]
         text, spans = prompt.blanked.substitute(texts)
         blanks = [
-            Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, reasons[i])
+            Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, output.reasons[i])
             for i, (start, end) in enumerate(spans)
         ]
         return Filled(text, blanks, sum(fill.logprob for fill in blanks), [], prompt.dropped)

@@ -2,7 +2,7 @@
 
 `KVCache` is the plain one: one buffer per layer, [B, N, T, H], grown as needed. All rows
 share the column counter; rows shorter than others hide their unused columns through the
-attention mask, which is the caller's business. `infill` has others, made for decoding.
+attention mask, which is the caller's business. `engine` has others, made for decoding.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import OptionError
 from .attention import attend
 from .config import GLMConfig
-from .products import linear
+from .cpu_linear import linear
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

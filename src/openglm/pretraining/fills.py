@@ -4,7 +4,7 @@
 
 Losses say that a model learns; these lines show what it has learnt. Filling is greedy and
 draws no random number, so training goes on exactly as if nobody had looked. This is the one
-place where training looks into `openglm.infill`.
+place where training looks into the engine.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..blanks import Layout, Writer, fills_of, lay_out
+from ..blanks import Layout, PartBState, fills_of, lay_out
 from ..data.inspect import visible as visible
-from ..engine.decoding import Answers, Ends, Row
+from ..engine.decoding import SamplingJob, SamplingSequence
 from ..engine.engine import Engine
-from ..engine.jobs import move_on
-from ..engine.memory import memory_for
+from ..engine.job import JobOutput
 from ..engine.options import FillOptions
+from ..engine.runners import runner_for
+from ..engine.stop_tokens import StopTokens
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 
@@ -88,24 +89,24 @@ class FillSamples:
             return []
         kind = model.word_embeddings.weight.device.type
         with _evaluating(model), _eagerly(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-            rows = self._fill(model)
-        return [self._line(sample, row) for sample, row in zip(self._samples, rows, strict=True)]
+            outputs = self._fill(model)
+        return [self._line(sample, output) for sample, output in zip(self._samples, outputs, strict=True)]
 
-    def _fill(self, model: GLMModel) -> list[Row]:
+    def _fill(self, model: GLMModel) -> list[JobOutput]:
         tokenizer, most = self.tokenizer, min(self.max_new_tokens, model.config.max_sequence_length - 1)
-        memory, options = memory_for(model, tokenizer.eos), FillOptions()
-        ends = Ends.of(tokenizer, model.config.vocab_size, memory.device)
+        runner, options = runner_for(model, tokenizer.eos), FillOptions()
+        stop_tokens = StopTokens.of(tokenizer, model.config.vocab_size, runner.device)
         jobs = []
         for sample in self._samples:
             positions = [position for position, _ in sample.blanks]
             generator = np.random.default_rng(0)  # never asked: greedy decoding draws nothing
-            row = Row(Writer(positions, tokenizer.markers), [(0, most)] * len(positions), generator)
+            seq = SamplingSequence(PartBState(positions, tokenizer.markers), [(0, most)] * len(positions), generator)
             layout = lay_out(sample.part_a.input_ids, positions[:1], [[]], tokenizer.markers)
-            jobs.append(Answers(layout, [row], options, ends))
+            jobs.append(SamplingJob(layout, [seq], options, stop_tokens))
         # Not in inference mode, which wrappers that gather weights do not bear.
-        return [job.rows[0] for job in Engine(memory, move_on, mode=torch.no_grad).run(jobs)]
+        return [job.outputs()[0] for job in Engine(runner, mode=torch.no_grad).run(jobs)]
 
-    def _line(self, sample: _Sample, row: Row) -> str:
+    def _line(self, sample: _Sample, output: JobOutput) -> str:
         ids = sample.part_a.input_ids
         width = max(len(each.name) for each in self._samples)
         first = sample.blanks[0][0]
@@ -113,7 +114,7 @@ class FillSamples:
         out = before if len(before) <= BEFORE else "…" + before[-BEFORE:]
         ends = [position for position, _ in sample.blanks[1:]] + [sample.end]
         for k, ((position, original), end) in enumerate(zip(sample.blanks, ends, strict=True)):
-            written = _shorten(self._text(row.writer.fills[k]), cut=row.reasons[k] == "length")
+            written = _shorten(self._text(output.fills[k]), cut=output.reasons[k] == "length")
             out += f"【{_shorten(self._text(original))}→{written}】"
             literal = self._text(ids[position + 1 : end].tolist())
             if k + 1 == len(sample.blanks) or len(out) + len(literal) > WIDTH:

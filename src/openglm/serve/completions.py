@@ -18,7 +18,6 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from ..blanks import BlankedText, BlankKind
-from ..engine.decoding import Answers, Row
 from ..infill.request import Request
 from .completion_schemas import CompletionRequest
 from .http import EventStream, sse
@@ -53,13 +52,12 @@ class Completion(Ticket):
         self, request: Request, updates: Updates, stops: Sequence[str], *, streams: bool, logprobs: int | None
     ) -> None:
         super().__init__(request, updates, streams=streams)
-        assert isinstance(request.job, Answers)
-        self.rows: Sequence[Row] = request.job.rows
-        self._watches = [StopWatch(stops) for _ in self.rows]
+        answers = request.job.num_answers
+        self._watches = [StopWatch(stops) for _ in range(answers)]
         self._logprobs = logprobs
-        self._told = [0] * len(self.rows)  # tokens whose log-probabilities were given out
-        self.texts = [""] * len(self.rows)
-        self.reasons: list[str | None] = [None] * len(self.rows)
+        self._told = [0] * answers  # tokens whose log-probabilities were given out
+        self.texts = [""] * answers
+        self.reasons: list[str | None] = [None] * answers
 
     def news(self) -> Sequence[Any]:
         """As `Ticket`: a list of `Part`."""
@@ -71,7 +69,7 @@ class Completion(Ticket):
             text, stopped = self._watches[answer].push(piece.text)
             reason = "stop" if stopped else piece.finish_reason
             if stopped:
-                self.rows[answer].stop()
+                self.request.job.stop(answer)
             elif reason is not None:
                 text += self._watches[answer].finish()
             self.texts[answer] += text
@@ -89,20 +87,20 @@ class Completion(Ticket):
 
     def written_by(self, answer: int) -> int:
         """Tokens of an answer."""
-        return len(self.rows[answer].writer.fills[0])
+        return len(self.request.job.outputs()[answer].fills[0])
 
     def logprobs(self, answer: int, first: int = 0) -> Json:
         """`CompletionLogprobs` of the tokens from `first` on that the text holds."""
-        row, spelled, offset = self.rows[answer], self.request.spelled[answer][0], 0
+        output, spelled, offset = self.request.job.outputs()[answer], self.request.spelled[answer][0], 0
         out: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for number, text in enumerate(spelled):
             beyond = offset >= len(self.texts[answer]) and text
             if number >= first and not beyond:
                 out["tokens"].append(text[: len(self.texts[answer]) - offset])
-                out["token_logprobs"].append(row.logprobs[0][number])
+                out["token_logprobs"].append(output.logprobs[0][number])
                 out["text_offset"].append(offset)
                 if self._logprobs:
-                    out["top_logprobs"].append(self._named(row.best[0][number]))
+                    out["top_logprobs"].append(self._named(output.top_logprobs[0][number]))
             offset += len(text)
         if not self._logprobs:
             out["top_logprobs"] = None
@@ -116,10 +114,11 @@ class Completion(Ticket):
 
     def best(self, count: int) -> list[int]:
         """The answers that are most probable by the mean over their tokens."""
-        if count == len(self.rows):
+        logprobs = [output.logprobs[0] for output in self.request.job.outputs()]
+        if count == len(logprobs):
             return list(range(count))
-        means = [sum(row.logprobs[0]) / max(1, len(row.logprobs[0])) for row in self.rows]
-        return sorted(range(len(self.rows)), key=lambda answer: -means[answer])[:count]
+        means = [sum(each) / max(1, len(each)) for each in logprobs]
+        return sorted(range(len(means)), key=lambda answer: -means[answer])[:count]
 
 
 async def complete(service: Service, body: CompletionRequest) -> Response:

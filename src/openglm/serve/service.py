@@ -42,7 +42,7 @@ class Service:
 
     def __init__(self, infiller: Infiller, settings: Settings) -> None:
         self.infiller, self.settings, self.started = infiller, settings, int(time.time())
-        on_cpu = infiller.engine.memory.device.type == "cpu"
+        on_cpu = infiller.engine.runner.device.type == "cpu"
         self.worker, self.metrics = Worker(infiller.engine, between_steps=not on_cpu), Metrics()
         self.admission = Admission(settings.limits.requests)
         self.scoring = Admission(settings.limits.scorings)
@@ -86,7 +86,7 @@ class Service:
             if options.get(name, 1) > limits.answers:
                 raise bad_request(f"{name} is {options[name]}; this server allows at most {limits.answers}", name)
         request = self.infiller.request(text, top_logprobs=top_logprobs, **options)
-        wanted = (request.job.tokens - len(text.kinds)) * request.job.lines
+        wanted = (request.job.max_tokens - len(text.kinds)) * request.job.num_seqs
         if wanted > limits.tokens:
             raise bad_request(
                 f"up to {wanted} tokens would be written (blanks x answers or beams); this server allows "

@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ..engine.decoding import Answers
 from ..engine.engine import CACHE_BYTES, Engine
 from ..infill.request import Request
 from .errors import Stopped
@@ -74,10 +73,7 @@ class Ticket:
     @property
     def written(self) -> int:
         """Tokens written so far."""
-        job = self.request.job
-        if isinstance(job, Answers):
-            return sum(len(fill) for row in job.rows for fill in row.writer.fills)
-        return sum(len(fill) for beam in job.beams for fill in beam.fills)
+        return self.request.job.tokens_written
 
     def news(self) -> Sequence[Any]:
         """What the last step decided; called in the engine's thread."""

@@ -1,10 +1,10 @@
-"""Keys and values of many texts on a GPU, each in a slot of one buffer per layer.
+"""Runs a model on a GPU, with the keys and values of each sequence in a slot of one buffer per layer.
 
 Every step computes all slots up to the highest one in use, idle ones too: shapes then take
 few values, powers of two, and a compiled step (`compile=True`) is captured once for each of
 them as a CUDA graph, whose launch costs what one kernel's does.
 
-Works on any device; on a CPU it is slower than `pages.py`, which copies nothing.
+Works on any device; on a CPU it is slower than pages, where a fork copies nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..blanks import Layout
 from ..network.attention import attend
 from ..network.model import GLMModel
-from .memory import Input, in_groups, next_logits, read_whole
+from .model_runner import Input, decode_logits, in_groups, prefill_logits
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 COLUMNS = 256  # buffers and steps grow by so many tokens
 
 
-class SlotMemory:
-    """Texts in slots; a text's handle is its slot's number.
+class SlotRunner:
+    """A `ModelRunner` whose handles are numbers of slots.
 
     Args:
         model: the network.
         pad_id: what idle slots read; nobody attends to it.
-        compile: compile the step. The first step of each shape then takes up to a minute.
+        compile: compile decoding. The first step of each shape then takes up to a minute.
     """
 
     def __init__(self, model: GLMModel, pad_id: int, *, compile: bool = False) -> None:
@@ -46,8 +46,8 @@ class SlotMemory:
         self.values: list[Tensor] = []
         self._compiled = compile
         self._resize(1, COLUMNS)
-        step = self._step
-        self._run = torch.compile(step, mode="reduce-overhead", dynamic=False) if compile else step
+        decode = self._decode
+        self._run = torch.compile(decode, mode="reduce-overhead", dynamic=False) if compile else decode
 
     @property
     def device(self) -> torch.device:
@@ -55,12 +55,12 @@ class SlotMemory:
         return self.model.word_embeddings.weight.device
 
     @property
-    def texts_held(self) -> int:
-        """Texts that were not freed."""
+    def num_held(self) -> int:
+        """Sequences that were not freed."""
         return len(self._lengths) - len(self._free)
 
     def bytes_per_token(self) -> int:
-        """What one token of a text takes."""
+        """What one token of a sequence takes."""
         heads, size = self._shape
         return 2 * self.model.config.num_layers * heads * size * torch.empty(0, dtype=self._dtype).element_size()
 
@@ -80,7 +80,7 @@ class SlotMemory:
         self._free += range(old, slots)
         self._lengths += [0] * (slots - old)
 
-    def _take(self, tokens: int) -> int:
+    def _allocate(self, tokens: int) -> int:
         columns = self.keys[0].shape[2]
         if not self._free or tokens > columns:
             slots = len(self._lengths) if self._free else 2 * len(self._lengths)
@@ -90,82 +90,82 @@ class SlotMemory:
         self._lengths[slot] = tokens
         return slot
 
-    def read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
-        """As `Memory`."""
-        return in_groups(layouts, self._read)
+    def prefill(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
+        """As `ModelRunner`."""
+        return in_groups(layouts, self._prefill)
 
-    def _read(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
-        slots = [self._take(len(layout)) for layout in layouts]
-        cache = _Fresh(self, slots)
-        return slots, read_whole(self.model, layouts, self.pad_id, cache, self.model.hidden_states)
+    def _prefill(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
+        slots = [self._allocate(len(layout)) for layout in layouts]
+        cache = _PrefillCache(self, slots)
+        return slots, prefill_logits(self.model, layouts, self.pad_id, cache, self.model.hidden_states)
 
-    def step(self, texts: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
-        """As `Memory`."""
-        longest = max(self._lengths[slot] for slot in texts) + 1
+    def decode(self, handles: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
+        """As `ModelRunner`."""
+        longest = max(self._lengths[slot] for slot in handles) + 1
         if longest > self.keys[0].shape[2]:
             self._resize(len(self._lengths), -(-longest // COLUMNS) * COLUMNS)
-        count = 1 << max(texts).bit_length()
+        count = 1 << max(handles).bit_length()
         if count > len(self._lengths):
             self._resize(count, self.keys[0].shape[2])
         columns = -(-longest // COLUMNS) * COLUMNS
         rows = [(self.pad_id, 0, 0)] * count
         lengths = [min(length, columns - 1) for length in self._lengths[:count]]
-        for slot, values in zip(texts, inputs, strict=True):
+        for slot, values in zip(handles, inputs, strict=True):
             rows[slot] = values
         placed = torch.tensor([[*row, length] for row, length in zip(rows, lengths, strict=True)], device=self.device)
         logits = self._run(placed, columns)
-        for slot in texts:
+        for slot in handles:
             self._lengths[slot] += 1
-        return logits[torch.tensor(texts, device=self.device)]
+        return logits[torch.tensor(handles, device=self.device)]
 
-    def _step(self, placed_C4: Tensor, columns: int) -> Tensor:
-        cache = _Next(self, placed_C4[:, 3], columns)
-        return next_logits(self.model, placed_C4[:, :3], None, cache, self.model.hidden_states)
+    def _decode(self, placed_C4: Tensor, columns: int) -> Tensor:
+        cache = _DecodeCache(self, placed_C4[:, 3], columns)
+        return decode_logits(self.model, placed_C4[:, :3], cache, self.model.hidden_states)
 
-    def fork(self, text: Any) -> Any:
-        """As `Memory`."""
-        slot = self._take(self._lengths[text])
+    def fork(self, handle: Any) -> Any:
+        """As `ModelRunner`."""
+        slot = self._allocate(self._lengths[handle])
         for buffers in (self.keys, self.values):
             for buffer in buffers:
-                buffer[slot] = buffer[text]
+                buffer[slot] = buffer[handle]
         return slot
 
-    def free(self, text: Any) -> None:
-        """As `Memory`."""
-        self._lengths[text] = 0
-        self._free.append(text)
+    def free(self, handle: Any) -> None:
+        """As `ModelRunner`."""
+        self._lengths[handle] = 0
+        self._free.append(handle)
 
 
-class _Fresh:
+class _PrefillCache:
     """The cache of a pass that reads whole texts."""
 
-    def __init__(self, memory: SlotMemory, slots: Sequence[int]) -> None:
-        self._memory, self._slots = memory, torch.tensor(slots, device=memory.device)
+    def __init__(self, runner: SlotRunner, slots: Sequence[int]) -> None:
+        self._runner, self._slots = runner, torch.tensor(slots, device=runner.device)
 
     def attend(
         self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
     ) -> Tensor:
         S = k_BNSH.shape[2]
-        self._memory.keys[layer][self._slots, :, :S] = k_BNSH
-        self._memory.values[layer][self._slots, :, :S] = v_BNSH
+        self._runner.keys[layer][self._slots, :, :S] = k_BNSH
+        self._runner.values[layer][self._slots, :, :S] = v_BNSH
         return attend(q_BNSH, k_BNSH, v_BNSH, mask)
 
     def advance(self, tokens: int) -> None:
         """Nothing to count."""
 
 
-class _Next:
+class _DecodeCache:
     """The cache of a pass that reads one token of each slot."""
 
-    def __init__(self, memory: SlotMemory, lengths_C: Tensor, columns: int) -> None:
-        self._memory, self._lengths, self._columns = memory, lengths_C, columns
+    def __init__(self, runner: SlotRunner, lengths_C: Tensor, columns: int) -> None:
+        self._runner, self._lengths, self._columns = runner, lengths_C, columns
         self._rows = torch.arange(len(lengths_C), device=lengths_C.device)
         self._mask = (torch.arange(columns, device=lengths_C.device) <= lengths_C[:, None])[:, None, None]
 
     def attend(
         self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | BlockMask | None
     ) -> Tensor:
-        keys, values, count = self._memory.keys[layer], self._memory.values[layer], len(self._rows)
+        keys, values, count = self._runner.keys[layer], self._runner.values[layer], len(self._rows)
         keys[self._rows, :, self._lengths] = k_BNSH[:, :, 0]
         values[self._rows, :, self._lengths] = v_BNSH[:, :, 0]
         return attend(q_BNSH, keys[:count, :, : self._columns], values[:count, :, : self._columns], self._mask)

@@ -1,0 +1,81 @@
+"""Runs a model on a CPU, with the keys and values of its sequences in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..blanks import Layout
+from ..network.cache import Cache
+from ..network.model import GLMModel
+from .model_runner import HiddenStates, Input, decode_logits, in_groups, prefill_logits
+from .paged_attention import DecodeCache, PrefillCache
+from .pages import BlockTable, PagePool
+
+
+class PagedRunner:
+    """A `ModelRunner` whose handles are block tables.
+
+    Args:
+        model: the network.
+        pad_id: fills up shorter rows; nobody attends to it.
+        compile: run the network as a compiled graph. Making its graphs takes up to two minutes,
+            on first use; torch keeps their kernels on disk for the next time.
+
+    Raises:
+        OptionError: compile, and no C++ compiler, or one that refuses.
+    """
+
+    def __init__(self, model: GLMModel, pad_id: int, *, compile: bool = False) -> None:
+        self.model, self.pad_id = model, pad_id
+        self._hidden_states: HiddenStates = model.hidden_states
+        self._prefill_cache: Callable[..., Cache] = PrefillCache
+        self._decode_cache: Callable[..., Cache] = DecodeCache
+        if compile:
+            from . import native
+            from .compiled import CompiledStates
+
+            self._hidden_states = CompiledStates(model)
+            if native.supports(model.config):
+                native.library()
+                self._prefill_cache, self._decode_cache = native.NativePrefillCache, native.NativeDecodeCache
+        exact = model.word_embeddings.weight.dtype == torch.float32
+        self.pages = PagePool(model.config, torch.float32 if exact else torch.float16)
+        self.num_held = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits are."""
+        return torch.device("cpu")
+
+    def bytes_per_token(self) -> int:
+        """What one token of a sequence takes."""
+        return PagePool.bytes_per_token(self.model.config, self.pages.dtype)
+
+    def prefill(self, layouts: Sequence[Layout]) -> tuple[list[BlockTable], Tensor]:
+        """As `ModelRunner`."""
+        found = in_groups(layouts, self._prefill)
+        self.num_held += len(layouts)
+        return found
+
+    def _prefill(self, layouts: Sequence[Layout]) -> tuple[list[BlockTable], Tensor]:
+        tables = [self.pages.allocate(len(layout)) for layout in layouts]
+        cache = self._prefill_cache(self.pages, tables, layouts)
+        return tables, prefill_logits(self.model, layouts, self.pad_id, cache, self._hidden_states)
+
+    def decode(self, handles: Sequence[BlockTable], inputs: Sequence[Input]) -> Tensor:
+        """As `ModelRunner`."""
+        cache = self._decode_cache(self.pages, handles)
+        return decode_logits(self.model, torch.tensor(inputs), cache, self._hidden_states)
+
+    def fork(self, handle: BlockTable) -> BlockTable:
+        """As `ModelRunner`."""
+        self.num_held += 1
+        return self.pages.fork(handle)
+
+    def free(self, handle: BlockTable) -> None:
+        """As `ModelRunner`."""
+        self.num_held -= 1
+        self.pages.free(handle)
