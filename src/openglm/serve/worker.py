@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ..engine.engine import CACHE_BYTES, Engine
+from ..engine.engine import Engine
 from ..infill.request import Request
 from .errors import Stopped
 from .scorings import Interrupted, Lane, interrupt
@@ -68,7 +68,7 @@ class Ticket:
     def size(self) -> Size:
         """What it takes of the engine."""
         job = self.request.job
-        return Size(job.lines, job.lines * job.tokens, len(job.layout) + job.lines * job.tokens)
+        return Size(job.num_seqs, job.num_seqs * job.max_tokens, len(job.layout) + job.num_seqs * job.max_tokens)
 
     @property
     def written(self) -> int:
@@ -96,7 +96,7 @@ class Worker:
         self._scorings: list[tuple[float, int, Callable[[], Any], Future[Any]]] = []  # a heap, by when they are due
         self._numbers = itertools.count()
         self._tickets: list[Ticket] = []
-        self._turns = Turns[Ticket](engine.max_lines, CACHE_BYTES // engine.memory.bytes_per_token())
+        self._turns = Turns[Ticket](engine.max_num_seqs, engine.token_budget)
         self._wake = threading.Condition()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
