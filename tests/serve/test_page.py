@@ -17,10 +17,15 @@ from .conftest import Live
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+WIDTHS = (360, 768, 1440)
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system (CHROMIUM names one)")
+# Where everything is to be tested, a missing browser fails the tests instead of skipping them.
+REQUIRED = bool(os.environ.get("CI"))
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not REQUIRED, reason="no Chromium on this system (CHROMIUM names one)"
+)
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -30,6 +35,7 @@ THREE = "the [MASK] bridge, the [MASK] river and the [MASK] garden"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    assert CHROMIUM is not None, "no Chromium: install one, or name it in CHROMIUM"
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
@@ -187,16 +193,79 @@ def test_dark_and_narrow(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 340
 
 
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_every_width(browser: Any, live: Live, language: str) -> None:
+    """Labels stay on one line, nothing sticks out, and bars are as long as their share."""
+    context = browser.new_context(locale=language)
+    page = context.new_page()
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(live.url)
+        page.wait_for_selector("#model:not(:empty)")
+        page.click("summary")
+        one_line = ".options label > span, nav a, nav button, .tabs button, #blanks button, #go"
+        for height, text in page.locator(one_line).evaluate_all("all => all.map(e => [e.offsetHeight, e.innerText])"):
+            assert height < 46, (width, text)
+        fill(page, "the [MASK] bridge")
+        page.locator("#filled .fill").click()
+        page.wait_for_selector(".option")
+        page.wait_for_timeout(400)  # bars grow
+        shares = page.locator(".option .share").all_inner_texts()
+        bars = page.locator(".option .track").evaluate_all(
+            "all => all.map(e => [e.offsetWidth, e.firstChild.getBoundingClientRect().width])"
+        )
+        assert len(bars) == len(shares) > 1
+        for (track, inner), share in zip(bars, shares, strict=True):
+            assert track > 50
+            percent = 0.05 if "<" in share else float(share.split()[0])
+            assert abs(inner - max(2, track * percent / 100)) <= 2 + track * 0.005
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
+def test_what_blanks_and_temperature_mean_is_said(page: Any) -> None:
+    for element, words in (("blanks", "Sentences"), ("temperature", "most probable")):
+        described = page.locator(f"#{element}").get_attribute("aria-describedby")
+        page.click("summary") if element == "temperature" else None
+        assert words in page.inner_text(f"#{described}")
+        assert page.locator(f"#{described}").is_visible()
+
+
 def test_errors_are_said(page: Any) -> None:
-    page.fill("#text", "no blank")
-    page.click("#go")
-    assert "blank" in page.inner_text("#status")
-    page.fill("#text", "[MASK]" * 70)
-    page.click("#go")
+    """And what stood there before is gone, as it belongs to another text."""
+    for wrong, words in (("no blank", "blank"), ("[MASK]" * 70, "70 blanks")):
+        fill(page, "the [MASK] bridge")
+        page.fill("#text", wrong)
+        page.click("#go")
+        page.wait_for_selector("#status.bad")
+        assert words in page.inner_text("#status")
+        assert page.locator("#go").is_visible()
+        assert page.locator("#result").is_hidden()
+    page.click("#tab-choose")
+    for choices, words in (("one", "two answers"), ("one | two\nthree", "fills")):
+        page.fill("#question", "the [MASK] bridge")
+        page.fill("#choices", "old\nwooden")
+        page.click("#choose-form .main")
+        page.wait_for_selector("#bars li")
+        page.fill("#question", "the [MASK] bridge" if words == "two answers" else "the [MASK] bridge [MASK]")
+        page.fill("#choices", choices)
+        page.click("#choose-form .main")
+        page.wait_for_selector("#status.bad")
+        assert words in page.inner_text("#status")
+        assert page.locator("#bars li").count() == 0
+    page.complaints.clear()  # the browser notes the 400s
+
+
+def test_a_chosen_fill_stays_when_filling_again_fails(page: Any) -> None:
+    fill(page, THREE)
+    page.locator("#filled .fill").first.click()
+    page.wait_for_selector(".option")
+    page.route("**/v1/fill", lambda route: route.fulfill(status=429, json={"error": {"message": "full"}}))
+    page.locator(".option").nth(1).click()
     page.wait_for_selector("#status.bad")
-    assert "70 blanks" in page.inner_text("#status")
-    assert page.locator("#go").is_visible()
-    page.complaints.clear()  # the browser notes the 400
+    assert page.inner_text("#status") == "full"
+    assert page.locator("#filled .fill.pinned").count() == 1
+    page.complaints.clear()
 
 
 def test_a_key_is_asked_for(browser: Any, serving: Callable[[Settings], Any]) -> None:

@@ -121,7 +121,12 @@ async function fillAll(page) {
       if (name === "result") finish(data, (performance.now() - began) / 1000);
     }
   } catch (error) {
-    if (running === controller) status(error.name === "AbortError" ? say("stopped") : error.message, error.name !== "AbortError");
+    if (running === controller) {
+      const stopped = error.name === "AbortError";
+      // Beside an error stands only what belongs to it: fills that were done or chosen before it came.
+      if (!stopped && !page.fills.some((fill) => fill.text)) forget();
+      status(stopped ? say("stopped") : error.message, !stopped);
+    }
   } finally {
     if (running === controller) {
       running = null;
@@ -130,6 +135,11 @@ async function fillAll(page) {
       draw();
     }
   }
+}
+
+function forget() {
+  shown = null;
+  closePanel();
 }
 
 function write(page, wanted, piece) {
@@ -225,7 +235,7 @@ async function togglePanel(i) {
   try {
     const found = await alternatives(page, i);
     if (open !== i || shown !== page) return;
-    list.replaceChildren(...found.map((option) => optionButton(i, option, Math.exp(found[0].logprob))));
+    list.replaceChildren(...found.map((option) => optionButton(i, option)));
     list.querySelector("button").focus({ preventScroll: true });
     panel.scrollIntoView({ block: "nearest", behavior: "smooth" });
   } catch (error) {
@@ -259,13 +269,12 @@ function bar(share) {
   return track;
 }
 
-// The bars compare the options with the most probable one; the numbers say how probable each is.
-function optionButton(i, option, most) {
+function optionButton(i, option) {
   const share = Math.exp(option.logprob);
   const button = make("button", "option");
   button.type = "button";
   button.setAttribute("aria-pressed", String(option.now));
-  button.append(make("span", "words", option.text.trim() || say("empty")), bar(share / most), make("span", "share", percent(share)));
+  button.append(make("span", "words", option.text.trim() || say("empty")), bar(share), make("span", "share", percent(share)));
   button.addEventListener("click", () => choose(i, option.text));
   return button;
 }
@@ -309,6 +318,7 @@ async function rank() {
   const text = $("question").value;
   const blanks = parse(text).kinds.length;
   const choices = $("choices").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  $("bars").replaceChildren(); // what was ranked before says nothing about this
   if (!blanks) return status(say("noBlank"), true);
   if (choices.length < 2) return status(say("noChoices"), true);
   const began = performance.now();
@@ -404,7 +414,11 @@ async function showModel() {
 $("fill-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const { literals, kinds } = parse($("text").value);
-  if (!kinds.length) return status(say("noBlank"), true);
+  if (!kinds.length) {
+    if (running) running.abort();
+    forget();
+    return status(say("noBlank"), true);
+  }
   fillAll({ literals, kinds, fills: kinds.map(() => ({ text: "", pinned: false, state: "waiting" })) });
 });
 $("choose-form").addEventListener("submit", (event) => {

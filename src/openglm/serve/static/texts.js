@@ -4,7 +4,10 @@ export const TEXTS = {
   en: {
     other: "中文", api: "API", theme: "Light or dark", fill: "Fill", choose: "Choose",
     textLabel: "A text with blanks", word: "words", sentence: "sentences", passage: "passage", go: "Fill", stop: "Stop",
-    options: "Options", temperature: "Temperature (0: most probable)", topP: "Top p", seed: "Seed", maxTokens: "Most tokens of a fill",
+    options: "Options", temperature: "Temperature", topP: "Top p", seed: "Seed", maxTokens: "Most tokens",
+    temperatureHint: "At temperature 0 the most probable words are written; above 0 they are drawn, the same ones for the same seed.",
+    blankFor: "Put in a blank for",
+    blanksHint: "Words: a few of them, inside a sentence. Sentences: one or more whole ones. Passage: the text goes on from there.",
     result: "Filled", copy: "Copy", copied: "Copied",
     hint: "Click a fill to see what else the model would write there.",
     alternatives: "Blank {n}: what else fits", loading: "Looking …", own: "Your own words", use: "Use", release: "Fill this one again", close: "Close",
@@ -19,7 +22,10 @@ export const TEXTS = {
   zh: {
     other: "English", api: "接口", theme: "浅色或深色", fill: "填空", choose: "选择",
     textLabel: "带空的文字", word: "词语", sentence: "句子", passage: "段落", go: "填写", stop: "停止",
-    options: "选项", temperature: "温度（0：取最可能的）", topP: "Top p", seed: "随机种子", maxTokens: "每空最多词元数",
+    options: "选项", temperature: "温度", topP: "Top p", seed: "随机种子", maxTokens: "最多词元数",
+    temperatureHint: "温度为 0 时写入最可能的词语；大于 0 时随机抽取，种子相同则结果相同。",
+    blankFor: "插入一个空，用来填",
+    blanksHint: "词语：句子里的几个词。句子：一个或几个完整的句子。段落：从这里接着往下写。",
     result: "填写结果", copy: "复制", copied: "已复制",
     hint: "点击填入的文字，可以看到模型还会写什么。",
     alternatives: "第 {n} 空：还可以填", loading: "正在查找……", own: "自己填写", use: "采用", release: "重新填写此空", close: "关闭",
