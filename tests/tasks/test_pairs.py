@@ -90,7 +90,7 @@ def test_mistakes_in_a_file(change: dict[str, Any], message: str) -> None:
 
 def test_a_pair_without_its_good_text_is_told_by_its_line(infiller: Infiller) -> None:
     lacking = Example({"bad": "a", "paradigm": "p", "phenomenon": "q"}, "pairs.jsonl", 7)
-    with pytest.raises(DataError, match='pairs.jsonl, line 7: no field "good"'):
+    with pytest.raises(DataError, match=r'pairs\.jsonl, line 7: no field "good"'):
         answers(infiller, [lacking])
 
 
