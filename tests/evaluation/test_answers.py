@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from openglm.errors import InputError
@@ -48,3 +50,16 @@ def test_bad_input() -> None:
         squad(["a"], ["a", "b"])
     with pytest.raises(InputError, match="no reference"):
         cmrc(["a"], [[]])
+
+
+@pytest.mark.parametrize("metric", [squad, cmrc])
+def test_marks_and_composed_letters(metric: Callable[[list[str], list[str]], dict[str, float]]) -> None:
+    for first, second in (("किताब", "कितब"), ("เก่า", "เก้า"), ("كِتاب", "كُتاب")):
+        assert metric([first], [second])["em"] == 0
+        assert metric([first], [second])["f1"] == 0, "one word each, and another one"
+        assert metric([first], [first]) == {"em": 100, "f1": 100}
+    assert metric(["Zu\u0308rich, cafe\u0301"], ["Zürich, café"]) == {"em": 100, "f1": 100}
+
+
+def test_an_article_with_a_mark_is_none() -> None:
+    assert squad(["a\u0331 b"], ["b"]) == pytest.approx({"em": 0, "f1": 200 / 3})

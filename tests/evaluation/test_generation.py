@@ -6,7 +6,7 @@ import pytest
 
 from openglm.errors import InputError, MissingLibraryError
 from openglm.evaluation.generation import bleu, mean_length, rouge
-from openglm.evaluation.units import is_chinese, units, written_words
+from openglm.tasks.units import is_chinese, units, written_words
 
 
 def test_units_are_chinese_characters_and_words() -> None:
@@ -98,3 +98,27 @@ def test_bad_input(metric: object, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_tokenizer() -> None:
     with pytest.raises(InputError, match="no tokenizer 'klingon'"):
         bleu(["a"], ["a"], tokenize="klingon")
+
+
+# Two different texts, and two that are the same: composed or not, full-width or not.
+DIFFERENT = [("किताब", "कितब"), ("हिन्दी", "हिन्दू"), ("தமிழ்", "தமழ"), ("มา", "มี"), ("كِتاب", "كُتاب"), ("x̱a", "xa")]
+EQUAL = [("cafe\u0301 zu\u0308rich", "café zürich"), ("\u1112\u1161\u11ab", "한"), ("ＧＬＭ２", "GLM2")]
+
+
+@pytest.mark.parametrize(("first", "second"), DIFFERENT)
+def test_marks_belong_to_their_letters(first: str, second: str) -> None:
+    assert units(first) == [first]
+    assert rouge([first], [second])["rouge1"] == 0
+    assert rouge([first], [first])["rougeL"] == 100
+    assert bleu([" ".join([first] * 5)], [" ".join([second] * 5)]) == 0
+
+
+@pytest.mark.parametrize(("first", "second"), EQUAL)
+def test_texts_that_say_the_same_are_equal(first: str, second: str) -> None:
+    long = [" ".join([each, "of the town", each, "is here"]) for each in (first, second)]
+    assert rouge(long[:1], long[1:]) == {"rouge1": 100, "rouge2": 100, "rougeL": 100}
+    assert bleu(long[:1], long[1:]) == pytest.approx(100)
+
+
+def test_words_end_where_letters_end() -> None:
+    assert units("snake_case, naïve–self's 10’s \u0301 हिन्दी।") == ["snake", "case", "naïve", "self's", "10’s", "हिन्दी"]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from openglm.blanks import BlankKind
 from openglm.errors import InputError, OptionError
 from openglm.evaluation.infilling import blank_words, infilling
-from openglm.evaluation.units import written_words
 from openglm.infill.infiller import Infiller
+from openglm.tasks.units import written_words
 
 
 @given(st.text("ab 三维，. ", max_size=40), st.floats(0.05, 1.0), st.integers(0, 9))

@@ -140,6 +140,8 @@ def test_record() -> None:
     ]
     values = evaluate(["record_em", "record_f1"], found)
     assert values["record_em"] == pytest.approx(200 / 3)
+    marked = [predicted("किताब", "कितब", "किताब|कितब"), predicted("Cafe\u0301", "café", "Cafe\u0301|café")]
+    assert evaluate(["record_em"], marked) == {"record_em": 50}
     half = evaluate(["record_f1"], [predicted("US navy", "US army", "US navy|US army")])
     assert half["record_f1"] == pytest.approx(50)
 

@@ -9,22 +9,32 @@ Each text counts with the reference that suits it best. Knows nothing about mode
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from ..tasks.units import CJK, composed, word_characters
 from .generation import _paired
-from .units import CJK
 
 T = TypeVar("T")
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 # The signs that the official Chinese script leaves out of its F1, and in addition all of these for its exact match.
 _SIGNS = "-:_*^/\\~`+=，。：？！“”；’《》……·、「」（）－～『』"
-_CHINESE_UNITS = re.compile(rf"[{CJK}]|\d+(?:[.,]\d+)*|[^\W{CJK}]+|\S")
+
+
+@functools.cache
+def _articles() -> re.Pattern[str]:
+    inside = word_characters()
+    return re.compile(rf"(?<![{inside}])(a|an|the)(?![{inside}])")
+
+
+@functools.cache
+def _chinese_units() -> re.Pattern[str]:
+    return re.compile(rf"[{CJK}]|\d+(?:[.,]\d+)*|(?:(?![{CJK}])[{word_characters()}])+|\S")
 
 
 def squad(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, float]:
@@ -37,7 +47,7 @@ def squad(predictions: Sequence[str], references: Sequence[str | Sequence[str]])
     Raises:
         InputError: no predictions, or not as many references.
     """
-    return _scores(predictions, references, lambda a, b: float(_normalise(a) == _normalise(b)), _squad_f1)
+    return _scores(predictions, references, lambda a, b: float(_normalize(a) == _normalize(b)), _squad_f1)
 
 
 def cmrc(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, float]:
@@ -55,19 +65,23 @@ def _scores(
     exact: Callable[[str, str], float],
     f1: Callable[[str, str], float],
 ) -> dict[str, float]:
-    pairs = list(zip(predictions, _paired(predictions, references), strict=True))
+    listed = _paired(predictions, references)
+    pairs = [
+        (composed(prediction), [composed(gold) for gold in golds])
+        for prediction, golds in zip(predictions, listed, strict=True)
+    ]
     return {
         name: 100 * sum(max(metric(prediction, gold) for gold in golds) for prediction, golds in pairs) / len(pairs)
         for name, metric in (("em", exact), ("f1", f1))
     }
 
 
-def _normalise(text: str) -> str:
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+def _normalize(text: str) -> str:
+    return " ".join(_articles().sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def _squad_f1(prediction: str, gold: str) -> float:
-    predicted, wanted = _normalise(prediction).split(), _normalise(gold).split()
+    predicted, wanted = _normalize(prediction).split(), _normalize(gold).split()
     if not predicted or not wanted:
         return float(predicted == wanted)
     return _harmonic(sum((Counter(predicted) & Counter(wanted)).values()), len(predicted), len(wanted))
@@ -79,7 +93,7 @@ def _bare(text: str) -> str:
 
 def _cmrc_f1(prediction: str, gold: str) -> float:
     predicted, wanted = (
-        [unit for unit in _CHINESE_UNITS.findall(t.lower()) if unit not in _SIGNS] for t in (prediction, gold)
+        [unit for unit in _chinese_units().findall(t.lower()) if unit not in _SIGNS] for t in (prediction, gold)
     )
     return _harmonic(_longest_common(predicted, wanted), len(predicted), len(wanted))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from ..extras import library
-from .units import is_chinese, units
+from ..tasks.units import is_chinese, normalized, units
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -70,8 +70,9 @@ def bleu(
         tokenize = "zh" if is_chinese([golds[0] for golds in listed]) else "13a"
     if tokenize not in sacrebleu.BLEU.TOKENIZERS:
         raise InputError(f"no tokenizer {tokenize!r} in sacrebleu; it has {', '.join(sacrebleu.BLEU.TOKENIZERS)}")
-    streams = [list(stream) for stream in zip(*listed, strict=True)]
-    return float(sacrebleu.BLEU(tokenize=tokenize).corpus_score(list(predictions), streams).score)
+    streams = [[normalized(text) for text in stream] for stream in zip(*listed, strict=True)]
+    written = [normalized(text) for text in predictions]
+    return float(sacrebleu.BLEU(tokenize=tokenize).corpus_score(written, streams).score)
 
 
 def mean_length(texts: Sequence[str]) -> float:

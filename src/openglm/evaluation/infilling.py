@@ -18,8 +18,8 @@ from ..blanks import BlankedText, BlankKind
 from ..errors import InputError, OptionError
 from ..infill.infiller import Infiller
 from ..scoring.targets import OnDone
+from ..tasks.units import normalized, written_words
 from .generation import bleu
-from .units import written_words
 
 TEXTS_AT_ONCE = 64
 
@@ -112,7 +112,10 @@ def _at_ratio(
             batch, infiller.fill([blanked for _, blanked, _ in batch], **options), strict=True
         ):
             filled_texts.append(filled.text)
-            exact += sum(fill.text.strip() == answer for fill, answer in zip(filled.blanks, answers, strict=True))
+            exact += sum(
+                normalized(fill.text.strip()) == normalized(answer)
+                for fill, answer in zip(filled.blanks, answers, strict=True)
+            )
         if progress:
             progress(len(batch))
     originals = [text for text, _, _ in cases]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..infill.infiller import Infiller
+from ..tasks.units import written_words
 from .answers import cmrc, squad
 from .catalogue import Entry
 from .generation import bleu, mean_length, rouge
@@ -109,8 +110,6 @@ def _infilling(row: Entry, path: Path, infiller: Infiller, options: EvalOptions)
 
 
 def _first_words(text: str) -> str:
-    from .units import written_words
-
     words = written_words(text)
     return text if len(words) <= BLANKED_WORDS else text[: words[BLANKED_WORDS - 1][1]]
 

@@ -16,7 +16,6 @@ error, never left out. Knows nothing about models.
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -147,10 +146,10 @@ def _spans(predictions: Sequence[Prediction]) -> list[tuple[str, list[str]]]:
 
 
 def _plain(text: str) -> str:
-    """Lower case, ASCII letters, no punctuation and no articles."""
-    folded = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode() or text.lower()
-    bare = "".join(sign for sign in folded if sign not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+    """Lower case, Latin letters without their accents, no punctuation and no articles."""
+    folded = re.sub(r"(?<=[a-z])[\u0300-\u036f]+", "", unicodedata.normalize("NFKD", text.lower()))
+    bare = "".join(sign for sign in folded if sign.isspace() or unicodedata.category(sign)[0] in "LNM")
+    return " ".join(word for word in bare.split() if word not in ("a", "an", "the"))
 
 
 def _overlap(guess: str, answer: str) -> float:
