@@ -19,8 +19,8 @@ import torch
 
 from machine import describe, markdown_table, median_seconds, seconds_of
 from openglm.batches import pad
-from openglm.blanks import Layout, lay_out
 from openglm.checkpoints.resolve import open_model
+from openglm.layouts import Layout, lay_out
 from openglm.network.attention import dense_mask
 from openglm.network.model import GLMModel
 from openglm.scoring.candidates import grouped
@@ -29,7 +29,7 @@ from openglm.scoring.question import Question
 from openglm.scoring.tree import tree_of
 from openglm.tasks.examples import Example
 from openglm.tasks.task import Task
-from openglm.tensors import BatchTensors
+from openglm.tensors import to_tensors
 from openglm.tokenizer import Tokenizer
 
 TASK = "fewclue/iflytek"
@@ -59,11 +59,11 @@ def one_batch(model: GLMModel, tokenizer: Tokenizer, question: Question) -> list
 
 def _layouts(tokenizer: Tokenizer, question: Question) -> list[Layout]:
     markers = tokenizer.markers
-    return [lay_out(question.part_a, question.blank_positions, fills, markers) for fills in question.candidates]
+    return [lay_out(question.part_a, fills, markers) for fills in question.candidates]
 
 
 def _scores(model: GLMModel, tokenizer: Tokenizer, layouts: list[Layout]) -> list[float]:
-    tensors = BatchTensors.of(pad(layouts, tokenizer.eos), torch.device("cpu"))
+    tensors = to_tensors(pad(layouts, tokenizer.eos), torch.device("cpu"))
     mask = dense_mask(tensors.documents, tensors.in_part_a)
     logits = model(tensors.input_ids, tensors.position_ids, mask, logits_for=tensors.loss_mask)
     wanted = tensors.targets[tensors.loss_mask]

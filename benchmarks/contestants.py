@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 import openglm
 from openglm import GLMConfig, GLMModel
+from openglm.batches import Arrays, Batch
 from openglm.data.samples import SampleMaker
 from openglm.data.spans import Objectives
-from openglm.data.stream import BatchStream, Source, TrainingBatch
+from openglm.data.stream import BatchStream, Source
+from openglm.tensors import to_tensors
 from openglm.tokenizer import load_tokenizer
 from openglm.training.loop import compile_layers
 from openglm.training.optim import OptimizerOptions, build_optimizers, clip_gradients
 from openglm.training.options import PRECISIONS
 from openglm.training.peak import training_flops
-from openglm.training.step import LossModule, StepBatch
+from openglm.training.step import LossModule
 from sampler import random_corpus
 
 OURS, PEER = "openglm", "transformers BertForMaskedLM"
@@ -74,7 +76,7 @@ class Contestant:
     operations: Callable[[int], float]
 
 
-def packed_batches(settings: Settings, count: int) -> list[TrainingBatch]:
+def packed_batches(settings: Settings, count: int) -> list[Batch[Arrays]]:
     """Batches of openglm's own sampler, over documents of random ids."""
     tokenizer = load_tokenizer(VOCABULARY)
     source = Source("random", random_corpus(tokenizer, documents=400), 1.0)
@@ -104,7 +106,7 @@ def build_openglm(settings: Settings, count: int, checkpointing: bool = False) -
         compile_layers(list(model.transformer.layers))
     optimizers = build_optimizers(model, ADAMW)
     losses = {precision: LossModule(model, precision) for precision in PRECISIONS}
-    batches = [StepBatch.of(batch) for batch in packed_batches(settings, count)]
+    batches = [to_tensors(batch) for batch in packed_batches(settings, count)]
     if device.type == "cuda":
         batches = [batch.pin_memory() for batch in batches]
 

@@ -35,13 +35,14 @@ from numpy.random import Generator
 
 import openglm
 from ngram import CONTENT_LENGTH, WORD, Floats, Ids, Trigram, WordBaselines, Words, counts_as_token, segmenter
-from openglm.batches import Batch
-from openglm.blanks import BlankedText, BlankKind, Layout, fills_of, put_back
+from openglm.batches import Arrays, Batch
+from openglm.blanks import BlankedText, BlankKind
 from openglm.checkpoints.native import load_model
 from openglm.data.corpus import documents
 from openglm.data.shards import Shard
 from openglm.data.stream import OBJECTIVE_NAMES, Source
 from openglm.errors import DataError, OpenGLMError
+from openglm.layouts import Layout, fills_of, put_back
 from openglm.network.model import GLMModel
 from openglm.pretraining.evaluate import validation_batches
 from openglm.tokenizer import Tokenizer, load_tokenizer
@@ -63,7 +64,7 @@ Row = dict[str, Any]
 # --- 1. Loss ------------------------------------------------------------------------------
 
 
-def layouts_of(batch: Batch, eop: int) -> Iterator[Layout]:
+def layouts_of(batch: Batch[Arrays], eop: int) -> Iterator[Layout]:
     """The layouts of a packed batch, in the order of its rows."""
     for r, row in enumerate(batch.placed):
         for number in range(len(row)):
@@ -119,8 +120,8 @@ def measure_losses(
         found: dict[str, list[Floats]] = {"openglm": [], "trigram": [], "unigram": [], "ordinary": []}
         for training in validation_batches(tokenizer, Source(language, valid, 1.0), objective, rows=rows):
             losses, objectives = (t.numpy() for t in forward_losses(model, training, "fp32")[1:])
-            targets = training.batch.targets[training.batch.loss_mask]
-            neighbours = [left_neighbours(layout) for layout in layouts_of(training.batch, tokenizer.markers.eop)]
+            targets = training.targets[training.loss_mask]
+            neighbours = [left_neighbours(layout) for layout in layouts_of(training, tokenizer.markers.eop)]
             two_left, one_left = (np.concatenate(side) for side in zip(*neighbours, strict=True))
             # A text without whole sentences falls back to another objective: not counted here.
             kept = objectives == number

@@ -21,7 +21,7 @@ import torch
 from decode import EOS, LARGE, MARKERS
 from machine import describe, markdown_table
 from openglm import GLMModel
-from openglm.blanks import PartBState, lay_out
+from openglm.blanks import PartA
 from openglm.engine.decoding import SamplingJob, SamplingSequence
 from openglm.engine.engine import Engine
 from openglm.engine.model_runner import ModelRunner
@@ -29,6 +29,7 @@ from openglm.engine.options import FillOptions
 from openglm.engine.runners import runner_for
 from openglm.engine.stop_tokens import StopTokens
 from openglm.evaluation.speed import matrix_rate, weight_sizes
+from openglm.layouts import PartBState, lay_out
 from openglm.network import cpu_linear
 from openglm.network.cache import KVCache
 from openglm.network.quantization import quantize
@@ -63,7 +64,7 @@ def fill_all(runner: ModelRunner, texts: list[Text]) -> tuple[float, list[list[i
     begun = time.perf_counter()
     jobs = [
         SamplingJob(
-            lay_out(part_a, [blank], [[]], MARKERS),
+            lay_out(PartA(part_a, np.array([blank])), [[]], MARKERS),
             [SamplingSequence(PartBState([blank], MARKERS), [(0, MOST)], np.random.default_rng(0))],
             options,
             stop_tokens,
@@ -80,7 +81,7 @@ def fill_one(model: GLMModel, text: Text) -> list[int]:
     part_a, blank = text
     banned = banned_tokens(model)
     cache, part_b = KVCache(len(part_a) + 32), PartBState([blank], MARKERS)
-    layout = lay_out(part_a, [], [], MARKERS)
+    layout = lay_out(PartA(part_a), [], MARKERS)
     positions = torch.from_numpy(np.stack([layout.position_ids, layout.block_position_ids]))[None]
     model.hidden_states(torch.from_numpy(layout.input_ids)[None], positions, cache=cache)
     while len(part_b.fills[0]) < MOST:

@@ -14,20 +14,22 @@ import copy
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from machine import markdown_table
 from openglm import GLMModel
+from openglm.batches import Batch
 from openglm.checkpoints.resolve import open_model
 from openglm.data.shards import Shard
 from openglm.data.stream import OBJECTIVE_NAMES, Source
 from openglm.network.attention import dense_mask
 from openglm.network.quantization import quantize
 from openglm.pretraining.evaluate import validation_batches
-from openglm.tensors import BatchTensors
+from openglm.tensors import to_tensors
 
 
 @torch.inference_mode()
-def loss_sum(model: GLMModel, batch: BatchTensors) -> float:
+def loss_sum(model: GLMModel, batch: Batch[Tensor]) -> float:
     """Sum of the losses of a batch."""
     mask = dense_mask(batch.documents, batch.in_part_a)
     logits = model(batch.input_ids, batch.position_ids, mask, logits_for=batch.loss_mask)
@@ -49,8 +51,8 @@ def main() -> None:
         shard = Shard.open(args.shards / f"{language}-valid", tokenizer)
         for objective in OBJECTIVE_NAMES:
             sums = [0.0, 0.0, 0.0]
-            for training in validation_batches(tokenizer, Source(language, shard, 1.0), objective, rows=args.rows):
-                batch = BatchTensors.of(training.batch, torch.device("cpu"))
+            for arrays in validation_batches(tokenizer, Source(language, shard, 1.0), objective, rows=args.rows):
+                batch = to_tensors(arrays)
                 found = (loss_sum(model, batch), loss_sum(rounded, batch), float(batch.loss_mask.sum()))
                 sums = [a + b for a, b in zip(sums, found, strict=True)]
             rows.append(_row(f"{language} {objective}", sums))

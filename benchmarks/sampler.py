@@ -106,10 +106,10 @@ def main() -> None:
         stream = BatchStream([source], maker, rows=args.rows, length=args.length, short_probability=0.02)
         seconds = median_seconds(stream.batch, args.repeats)
         batches = [stream.batch(number) for number in range(20)]
-        used = float(np.mean([b.batch.used for b in batches]))
-        part_b = float(np.mean([b.batch.loss_mask.mean() for b in batches]))
+        used = float(np.mean([b.used for b in batches]))
+        part_b = float(np.mean([b.loss_mask.mean() for b in batches]))
         first = batches[0]
-        arrays = (first.objectives, *(v for v in vars(first.batch).values() if isinstance(v, np.ndarray)))
+        arrays = [v for v in vars(first).values() if isinstance(v, np.ndarray)]
         size = sum(array.nbytes for array in arrays)
         tokens = args.rows * args.length / seconds
         share = size / seconds / rate

@@ -167,7 +167,7 @@ def measure_all_memory(settings: Settings, names: Sequence[str], precisions: Seq
 def heading(settings: Settings, rounds: int) -> str:
     """What is measured, in words."""
     config = settings.config
-    batches = [training.batch for training in packed_batches(settings, rounds + 1)]
+    batches = packed_batches(settings, rounds + 1)
     in_part_b = np.mean([batch.loss_mask.mean() for batch in batches])
     used = np.mean([batch.used for batch in batches])
     return (

@@ -9,20 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglm.batches import NO_DOCUMENT, Batch, pack, pad
-from openglm.blanks import (
-    BlankedText,
-    BlankKind,
-    Layout,
-    Markers,
-    blank_out,
-    blank_out_many,
-    fills_of,
-    lay_out,
-    put_back,
-    remove_spans,
-)
+from openglm.batches import NO_DOCUMENT, Arrays, Batch, pack, pad
+from openglm.blanks import BlankedText, BlankKind, Markers, PartA, build_part_a, tokens_beside_text
 from openglm.errors import InputError
+from openglm.layouts import Layout, blank_out, blank_out_many, fills_of, lay_out, put_back, remove_spans
 
 SOP, EOP, EOS, PAD = 901, 902, 903, 904
 MASK, SMASK = 911, 912
@@ -131,7 +121,12 @@ def test_open_end_is_put_back(tokens: list[int], data: st.DataObject) -> None:
 def test_answers_in_any_order_and_of_any_length(part_a: list[int], fills: list[list[int]], data: st.DataObject) -> None:
     fills = fills[: len(part_a)]
     where = data.draw(st.permutations(range(len(part_a))))[: len(fills)]
-    layout = lay_out(ints(part_a), ints(where), [ints(fill) for fill in fills], MARKERS)
+    layout = lay_out(
+        PartA(ints(part_a), ints(sorted(where))),
+        [ints(fill) for fill in fills],
+        MARKERS,
+        blanks=np.argsort(np.argsort(where)),
+    )
     assert_same(layout, naive(part_a, list(zip(where, fills, strict=True)), closed=True))
     assert [(p, f.tolist()) for p, f in fills_of(layout)] == list(zip(where, fills, strict=True))
     assert layout.loss_mask.sum() == sum(len(fill) + 1 for fill in fills)
@@ -139,7 +134,9 @@ def test_answers_in_any_order_and_of_any_length(part_a: list[int], fills: list[l
 
 def test_diagram_of_the_module() -> None:
     """The drawing in the documentation, number by number."""
-    layout = lay_out(ints([1, 2, 3, MASK, 4, MASK, EOS]), ints([3, 5]), [ints([21, 22, 23]), ints([31])], MARKERS)
+    layout = lay_out(
+        PartA(ints([1, 2, 3, MASK, 4, MASK, EOS]), ints([3, 5])), [ints([21, 22, 23]), ints([31])], MARKERS
+    )
     assert layout.input_ids.tolist() == [1, 2, 3, MASK, 4, MASK, EOS, SOP, 21, 22, 23, SOP, 31]
     assert layout.targets[7:].tolist() == [21, 22, 23, EOP, 31, EOP]
     assert layout.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 3, 3, 3, 5, 5]
@@ -149,7 +146,7 @@ def test_diagram_of_the_module() -> None:
 
 
 def test_empty_fill_is_one_closed_step() -> None:
-    layout = lay_out(ints([5, MASK, 6]), ints([1]), [ints([])], MARKERS)
+    layout = lay_out(PartA(ints([5, MASK, 6]), ints([1])), [ints([])], MARKERS)
     assert layout.input_ids[3:].tolist() == [SOP]
     assert layout.targets[3:].tolist() == [EOP]
     assert put_back(layout).tolist() == [5, 6]
@@ -157,18 +154,17 @@ def test_empty_fill_is_one_closed_step() -> None:
 
 def test_empty_fill_without_end_is_refused() -> None:
     with pytest.raises(InputError, match="eop"):
-        lay_out(ints([5, MASK]), ints([1]), [ints([])], MARKERS, ends_with_eop=False)
+        lay_out(PartA(ints([5, MASK]), ints([1])), [ints([])], MARKERS, ends_with_eop=False)
 
 
 def test_blank_without_fill_stays() -> None:
-    layout = lay_out(ints([MASK, 5, MASK]), ints([2]), [ints([7, 8])], MARKERS)
+    layout = lay_out(PartA(ints([MASK, 5, MASK]), ints([2])), [ints([7, 8])], MARKERS)
     assert put_back(layout).tolist() == [MASK, 5, 7, 8]
 
 
 def test_one_blank_id_per_span() -> None:
-    part_a, positions = remove_spans(ints([1, 2, 3, 4, 5]), ints([0, 2]), ints([2, 3]), ints([MASK, SMASK]))
-    assert part_a.tolist() == [MASK, SMASK, 4, 5]
-    assert positions.tolist() == [0, 1]
+    part_a = remove_spans(ints([1, 2, 3, 4, 5]), ints([0, 2]), ints([2, 3]), ints([MASK, SMASK]))
+    assert part_a == PartA(ints([MASK, SMASK, 4, 5]), ints([0, 1]))
 
 
 def test_cutting_leaves_the_text_alone() -> None:
@@ -195,13 +191,51 @@ def test_malformed_spans_are_refused(starts: list[int], ends: list[int]) -> None
         remove_spans(ints([1, 2, 3, 4, 5, 6]), ints(starts), ints(ends), MASK)
 
 
-@pytest.mark.parametrize(("where", "fills"), [([3], 1), ([-1], 1), ([0], 2), ([0, 1], 1)])
-def test_malformed_answers_are_refused(where: list[int], fills: int) -> None:
+@pytest.mark.parametrize("where", [[3], [-1], [0, 7]])
+def test_blanks_outside_part_a_are_refused(where: list[int]) -> None:
+    with pytest.raises(InputError, match="outside Part A of 3 tokens"):
+        PartA(ints([1, MASK, 2]), ints(where))
+
+
+@pytest.mark.parametrize(
+    ("blanks", "fills"), [(None, 2), (None, 0), ([0], 2), ([0, 1], 1), ([1], 1), ([-1], 1), ([], 1)]
+)
+def test_malformed_answers_are_refused(blanks: list[int] | None, fills: int) -> None:
     with pytest.raises(InputError):
-        lay_out(ints([1, MASK, 2]), ints(where), [ints([7])] * fills, MARKERS)
+        lay_out(PartA(ints([1, MASK, 2]), ints([1])), [ints([7])] * fills, MARKERS, blanks=blanks)
 
 
-def read_back(batch: Batch, row: int, number: int) -> dict[str, Any]:
+def test_part_a_of_equal_numbers_is_equal() -> None:
+    one, same = PartA(ints([1, MASK, 2]), ints([1])), PartA(ints([1, MASK, 2]), ints([1]))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert len({one, same, PartA(ints([1, MASK, 2])), PartA(ints([1, MASK, 3]), ints([1]))}) == 3
+    assert one.behind(ints([8, 9])) == PartA(ints([8, 9, 1, MASK, 2]), ints([3]))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 900), max_size=4), min_size=1, max_size=4),
+    st.lists(st.sampled_from(list(BlankKind)), min_size=3, max_size=3),
+)
+def test_part_a_of_a_text(literals: list[list[int]], kinds: list[BlankKind]) -> None:
+    kinds = kinds[: len(literals) - 1]
+    part_a = build_part_a(literals, kinds, [MASK] * len(kinds), cls=5, eos=EOS)
+    text = [5, *literals[0]]
+    for literal in literals[1:]:
+        text += [MASK, *literal]
+    open_end = bool(kinds) and kinds[-1] is BlankKind.GMASK and not literals[-1]
+    assert part_a.ids.tolist() == (text if open_end else [*text, EOS])
+    assert part_a.ids[part_a.blank_positions].tolist() == [MASK] * len(kinds)
+    assert len(part_a) == sum(map(len, literals)) + tokens_beside_text(kinds, bool(literals[-1]))
+
+
+def test_part_a_is_found_in_a_layout() -> None:
+    part_a = PartA(ints([1, MASK, 2, MASK, 3]), ints([1, 3]))
+    assert lay_out(part_a, [ints([7]), ints([])], MARKERS, blanks=[1, 0]).part_a == part_a
+    assert lay_out(part_a, [], MARKERS, blanks=[]).part_a == PartA(part_a.ids)
+
+
+def read_back(batch: Batch[Arrays], row: int, number: int) -> dict[str, Any]:
     """One layout, as the batch holds it."""
     where = np.flatnonzero(batch.documents[row] == number)
     assert where.tolist() == list(range(where[0], where[-1] + 1)), "a layout is in pieces"
@@ -216,7 +250,7 @@ def read_back(batch: Batch, row: int, number: int) -> dict[str, Any]:
     }
 
 
-def assert_holds(batch: Batch, layouts: list[Layout]) -> None:
+def assert_holds(batch: Batch[Arrays], layouts: list[Layout]) -> None:
     """Every layout stands in the batch once and unchanged; all else is padding."""
     assert sorted(i for row in batch.placed for i in row) == list(range(len(layouts)))
     for r, row in enumerate(batch.placed):

@@ -1,15 +1,10 @@
-"""Text with blanks <-> Part A and Part B: the one place that knows GLM's layout.
+"""A text with blanks, as text and as token ids: Part A.
 
-    text      x1 x2 [blank] x4 [blank]            (two blanks, to be filled by s and t)
-    tokens    [CLS] x1 x2 [MASK] x4 [MASK] <eos> | <sop> s1 s2 s3    | <sop> t1
-    targets   (none)                             | s1    s2 s3 <eop> | t1    <eop>
-    position    0   1  2    3    4    5      6   |   3   3  3  3     |   5   5
-    block pos   0   0  0    0    0    0      0   |   1   2  3  4     |   1   2
+    text      x1 x2 [blank] x4 [blank]
+    Part A    [CLS] x1 x2 [MASK] x4 [MASK] <eos>
 
-Pretraining lays out spans it has cut from a text, fine-tuning and scoring lay out answers
-they were given, decoding lays out what it has written so far; all of them through
-`_part_b` and `_join`. `openglm.batches` puts layouts side by side. (Paper, section 2.1;
-published checkpoints, section 6.4 of their format description.)
+Which tokens Part A holds beside its text is decided here alone. What is written into the
+blanks, Part B, and the positions of both are in `openglm.layouts`.
 
 Works on numpy integers; knows nothing about tokenizers, models or torch.
 """
@@ -17,11 +12,9 @@ Works on numpy integers; knows nothing about tokenizers, models or torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +23,6 @@ from .errors import InputError
 
 Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-T = TypeVar("T", bound=np.generic)
 
 
 class BlankKind(str, Enum):
@@ -93,354 +85,81 @@ class Markers:
     eop: int
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One text laid out, S tokens long.
+@dataclass(frozen=True, eq=False)
+class PartA:
+    """The text with its blanks, as token ids; equal, and of equal hash, if all numbers are equal.
 
     Attributes:
-        input_ids: [S] Part A, then for each span `sop` and its tokens.
-        targets: [S] what each token should predict; equal to the input over Part A, where
-            nothing is predicted.
-        loss_mask: [S] bool, True where the prediction counts (Part B).
-        position_ids: [S] position in Part A; Part B repeats the position of its blank.
-        block_position_ids: [S] 0 over Part A, then 1, 2, ... inside each span.
-        separator: length of Part A.
-        ends_with_eop: whether each span is closed by `eop` (the rest of a document is not).
+        ids: [n] int64, `[CLS]` and the end token included, with one blank token per blank.
+        blank_positions: [k] int64, where the blanks stand in `ids`.
+
+    Raises:
+        InputError: a position outside `ids`.
     """
 
-    input_ids: Ids
-    targets: Ids
-    loss_mask: Flags
-    position_ids: Ids
-    block_position_ids: Ids
-    separator: int
-    ends_with_eop: bool = True
+    ids: Ids
+    blank_positions: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        ids, positions = np.asarray(self.ids, np.int64), np.asarray(self.blank_positions, np.int64)
+        if len(positions) and (positions.min() < 0 or positions.max() >= len(ids)):
+            raise InputError(f"a blank position lies outside Part A of {len(ids)} tokens")
+        object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "blank_positions", positions)
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PartA) and self._numbers == other._numbers
+
+    def __hash__(self) -> int:
+        return hash(self._numbers)
 
     @property
-    def spans(self) -> list[slice]:
-        """Where each span lies within Part B, in order, its end token included."""
-        block = self.block_position_ids[self.separator :]
-        return [slice(int(a), int(b)) for a, b in pairwise([*np.flatnonzero(block == 1), len(block)])]
+    def _numbers(self) -> tuple[bytes, bytes]:
+        return self.ids.tobytes(), self.blank_positions.tobytes()
+
+    def behind(self, prompt_ids: Sequence[int] | Ids) -> PartA:
+        """The same behind a trained prompt; itself without one."""
+        if not len(prompt_ids):
+            return self
+        ids = np.concatenate([np.asarray(prompt_ids, np.int64), self.ids])
+        return PartA(ids, self.blank_positions + len(prompt_ids))
+
+
+def has_end_token(kinds: Sequence[BlankKind], text_behind: bool) -> bool:
+    """Whether Part A ends with the end token.
+
+    It does not where the text ends with `[gMASK]`: what is written there is the rest of the
+    document, which brings its own end.
+
+    Args:
+        kinds: of the blanks.
+        text_behind: whether anything stands behind the last blank.
+    """
+    return not kinds or text_behind or kinds[-1] is not BlankKind.GMASK
+
+
+def tokens_beside_text(kinds: Sequence[BlankKind], text_behind: bool) -> int:
+    """How many tokens of Part A are not text: `[CLS]`, the blanks, the end token if it has one."""
+    return 1 + len(kinds) + has_end_token(kinds, text_behind)
 
 
 def build_part_a(
     literals: Sequence[Sequence[int]], kinds: Sequence[BlankKind], blank_ids: Sequence[int], *, cls: int, eos: int
-) -> tuple[Ids, Ids]:
-    """Part A of a text with blanks: `[CLS] ids blank ids ... <eos>`.
-
-    The end token is left out when the text ends with `[gMASK]`: what follows is the rest
-    of the document, which brings its own end.
+) -> PartA:
+    """Part A of a text with blanks: `[CLS] ids blank ids ... <eos>` (see `has_end_token`).
 
     Args:
         literals: token ids between the blanks, one list more than there are blanks.
         kinds, blank_ids: kind and token id of each blank.
-
-    Returns:
-        Part A, [n], and the position of each blank in it, [k].
+        cls, eos: ids of the tokens around the text.
     """
     ids, positions = [cls, *literals[0]], []
     for blank_id, literal in zip(blank_ids, literals[1:], strict=True):
         positions.append(len(ids))
         ids += [blank_id, *literal]
-    if not (kinds and kinds[-1] is BlankKind.GMASK and not len(literals[-1])):
+    if has_end_token(kinds, len(literals[-1]) > 0):
         ids.append(eos)
-    return np.array(ids, np.int64), np.array(positions, np.int64)
-
-
-def behind(prompt_ids: Sequence[int], part_a: Ids, blank_positions: Ids) -> tuple[Ids, Ids]:
-    """Part A behind a trained prompt, and where its blanks stand then; the same without a prompt."""
-    if not len(prompt_ids):
-        return part_a, blank_positions
-    ids = np.concatenate([np.asarray(prompt_ids, np.int64), part_a])
-    return ids, np.asarray(blank_positions) + len(prompt_ids)
-
-
-@dataclass(frozen=True)
-class Layouts:
-    """Many layouts end to end, T tokens in all; `layouts[i]` is one of them.
-
-    Attributes:
-        input_ids, targets, loss_mask, position_ids, block_position_ids: [T], as in `Layout`.
-        lengths: [L] tokens of each layout.
-        separators: [L] length of each Part A.
-        ends_with_eop: [L] bool, as in `Layout`.
-    """
-
-    input_ids: Ids
-    targets: Ids
-    loss_mask: Flags
-    position_ids: Ids
-    block_position_ids: Ids
-    lengths: Ids
-    separators: Ids
-    ends_with_eop: Flags
-
-    @classmethod
-    def of(cls, layouts: Sequence[Layout]) -> Layouts:
-        """Join single layouts."""
-
-        def joined(name: str, kind: type[T]) -> NDArray[T]:
-            return np.concatenate([np.empty(0, kind), *(getattr(layout, name) for layout in layouts)])
-
-        return cls(
-            input_ids=joined("input_ids", np.int64),
-            targets=joined("targets", np.int64),
-            loss_mask=joined("loss_mask", np.bool_),
-            position_ids=joined("position_ids", np.int64),
-            block_position_ids=joined("block_position_ids", np.int64),
-            lengths=np.array([len(layout) for layout in layouts], np.int64),
-            separators=np.array([layout.separator for layout in layouts], np.int64),
-            ends_with_eop=np.array([layout.ends_with_eop for layout in layouts], np.bool_),
-        )
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, i: int) -> Layout:
-        i = range(len(self))[i]
-        start = int(self.lengths[:i].sum())
-        here = slice(start, start + int(self.lengths[i]))
-        return Layout(
-            input_ids=self.input_ids[here],
-            targets=self.targets[here],
-            loss_mask=self.loss_mask[here],
-            position_ids=self.position_ids[here],
-            block_position_ids=self.block_position_ids[here],
-            separator=int(self.separators[i]),
-            ends_with_eop=bool(self.ends_with_eop[i]),
-        )
-
-    def __iter__(self) -> Iterator[Layout]:
-        return (self[i] for i in range(len(self)))
-
-
-def starts_of(lengths: Ids) -> Ids:
-    """Where each of several pieces begins when they stand end to end."""
-    return np.cumsum(lengths) - lengths
-
-
-def _part_b(source: Ids, starts: Ids, lengths: Ids, closed: Flags, markers: Markers) -> tuple[Ids, Ids, Ids]:
-    """Inputs, targets and block positions of spans `source[start : start + length]`, end to end.
-
-    A span's inputs are `sop` and its tokens; its targets are its tokens and, where it is
-    `closed`, `eop`.
-    """
-    sizes = lengths + closed
-    first = starts_of(sizes)
-    index = np.arange(int(sizes.sum()))
-    within = index - np.repeat(first, sizes)
-    targets = np.take(source, np.repeat(starts, sizes) + within, mode="clip") if len(source) else index.copy()
-    targets[(first + lengths)[closed]] = markers.eop
-    inputs = np.empty_like(targets)
-    inputs[1:] = targets[:-1]
-    inputs[first] = markers.sop
-    return inputs, targets, within + 1
-
-
-def _join(
-    part_a: Ids, a_sizes: Ids, part_b: tuple[Ids, Ids, Ids], b_positions: Ids, b_sizes: Ids, ends_with_eop: Flags
-) -> Layouts:
-    """Each layout's Part A, then its Part B: L of them from the parts of all of them."""
-    inputs, targets, block = part_b
-    lengths = a_sizes + b_sizes
-    in_b = np.repeat(np.tile([False, True], len(lengths)), np.stack([a_sizes, b_sizes], 1).ravel())
-    in_a = ~in_b
-    ids, wanted = np.empty(len(in_b), np.int64), np.empty(len(in_b), np.int64)
-    ids[in_a] = wanted[in_a] = part_a
-    ids[in_b], wanted[in_b] = inputs, targets
-    positions = np.arange(len(in_b)) - np.repeat(starts_of(lengths), lengths)
-    positions[in_b] = b_positions
-    blocks = np.zeros(len(in_b), np.int64)
-    blocks[in_b] = block
-    return Layouts(ids, wanted, in_b, positions, blocks, lengths, a_sizes, ends_with_eop)
-
-
-def lay_out(
-    part_a: Ids,
-    blank_positions: Sequence[int] | Ids,
-    fills: Sequence[Sequence[int] | Ids],
-    markers: Markers,
-    *,
-    ends_with_eop: bool = True,
-) -> Layout:
-    """Part A followed by its fills, in the order given.
-
-    Args:
-        part_a: token ids with one blank token per blank.
-        blank_positions: for each fill, the index in `part_a` of the blank it belongs to.
-            Fills may come in any order (pretraining shuffles them) and a blank may have none.
-        fills: token ids of each fill, without markers; may be empty.
-        markers: ids of `sop` and `eop`.
-        ends_with_eop: close each fill with `eop`. If False the last token of the fill is
-            itself the last target (the end of a document, closed by its own end token).
-
-    Raises:
-        InputError: fills and positions differ in number, a position outside Part A, or an
-            empty fill that is not closed by `eop`.
-    """
-    if len(fills) != len(blank_positions):
-        raise InputError(f"{len(fills)} fills for {len(blank_positions)} blank positions")
-    if len(fills) and (np.min(blank_positions) < 0 or np.max(blank_positions) >= len(part_a)):
-        raise InputError(f"a blank position lies outside Part A of {len(part_a)} tokens")
-    lengths = np.array([len(fill) for fill in fills], dtype=np.int64)
-    if not ends_with_eop and len(lengths) and not lengths.min():
-        raise InputError("an empty fill must be closed by eop")
-    tokens = np.concatenate([np.empty(0, np.int64), *(np.asarray(fill, np.int64) for fill in fills)])
-    closed = np.full(len(fills), ends_with_eop)
-    part_b = _part_b(tokens, starts_of(lengths), lengths, closed, markers)
-    positions = np.repeat(np.asarray(blank_positions, np.int64), lengths + closed)
-    sizes = np.array([len(part_a)]), np.array([len(positions)])
-    return _join(part_a, sizes[0], part_b, positions, sizes[1], np.array([ends_with_eop]))[0]
-
-
-def remove_spans(tokens: Ids, starts: Ids, ends: Ids, blank_ids: Ids | int) -> tuple[Ids, Ids]:
-    """Replace spans by blank tokens.
-
-    Args:
-        tokens: [n] token ids.
-        starts, ends: [k] bounds of the spans, `tokens[start:end]`, in text order, not
-            empty and not overlapping (they may touch).
-        blank_ids: the id that stands for every span, or one per span.
-
-    Returns:
-        Part A, [n - removed + k], and the position of each blank in it, [k].
-
-    Raises:
-        InputError: empty, overlapping or unordered spans, or not as many ends as starts.
-    """
-    starts, ends = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
-    if len(starts) != len(ends):
-        raise InputError(f"{len(starts)} starts of spans, but {len(ends)} ends")
-    if len(starts) and (
-        np.any(ends <= starts) or np.any(starts[1:] < ends[:-1]) or starts[0] < 0 or ends[-1] > len(tokens)
-    ):
-        raise InputError("spans must lie inside the text, in order, not empty and not overlapping")
-    change = np.zeros(len(tokens) + 1, np.int64)
-    change[starts] += 1
-    change[ends] -= 1
-    keep = np.cumsum(change[:-1]) == 0
-    keep[starts] = True
-    marked = np.array(tokens, np.int64)
-    marked[starts] = blank_ids
-    lengths = ends - starts
-    return marked[keep], starts - (np.cumsum(lengths - 1) - (lengths - 1))
-
-
-def blank_out_many(
-    texts: Ids,
-    text_lengths: Ids,
-    starts: Ids,
-    ends: Ids,
-    blank_ids: Ids | int,
-    markers: Markers,
-    *,
-    order: Ids | None = None,
-    ends_with_eop: Flags | None = None,
-) -> Layouts:
-    """Cut spans from many texts at once and lay each text out: pretraining samples.
-
-    Args:
-        texts: token ids of all texts, end to end.
-        text_lengths: [L] tokens of each text.
-        starts, ends, blank_ids: spans of all texts as in `remove_spans`, counted from the
-            start of `texts`; none reaches over the end of its text.
-        markers: ids of `sop` and `eop`.
-        order: permutation of the spans in which Part B holds them, text by text (default:
-            text order).
-        ends_with_eop: [L] bool, as in `lay_out` (default: all).
-
-    Raises:
-        InputError: as in `remove_spans`.
-    """
-    part_a, positions = remove_spans(texts, starts, ends, blank_ids)
-    owner = np.searchsorted(starts_of(text_lengths), starts, side="right") - 1
-    lengths = ends - starts
-    removed = np.bincount(owner, weights=lengths - 1, minlength=len(text_lengths)).astype(np.int64)
-    a_sizes = text_lengths - removed
-    positions -= starts_of(a_sizes)[owner]
-    closes = np.ones(len(text_lengths), np.bool_) if ends_with_eop is None else ends_with_eop
-    if order is not None:
-        owner, starts, lengths, positions = owner[order], starts[order], lengths[order], positions[order]
-    closed = closes[owner]
-    sizes = lengths + closed
-    b_sizes = np.bincount(owner, weights=sizes, minlength=len(text_lengths)).astype(np.int64)
-    part_b = _part_b(texts, starts, lengths, closed, markers)
-    return _join(part_a, a_sizes, part_b, np.repeat(positions, sizes), b_sizes, closes)
-
-
-def blank_out(
-    tokens: Ids,
-    starts: Ids,
-    ends: Ids,
-    blank_ids: Ids | int,
-    markers: Markers,
-    *,
-    order: Ids | None = None,
-    ends_with_eop: bool = True,
-) -> Layout:
-    """Cut spans from one text and lay it out; see `blank_out_many`."""
-    size, closes = np.array([len(tokens)]), np.array([ends_with_eop])
-    starts, ends = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
-    return blank_out_many(tokens, size, starts, ends, blank_ids, markers, order=order, ends_with_eop=closes)[0]
-
-
-@dataclass
-class PartBState:
-    """Part B of one text while it is being written, blank after blank in text order.
-
-    Says which token the model reads next, and where; feeding it step by step gives the
-    Part B that `lay_out` gives at once.
-
-    Attributes:
-        blank_positions: position in Part A of each blank.
-        fills: token ids written so far, a list per blank begun.
-    """
-
-    blank_positions: Sequence[int]
-    markers: Markers
-    fills: list[list[int]] = field(default_factory=lambda: [[]])
-
-    @property
-    def blank(self) -> int:
-        """Index of the blank being written."""
-        return len(self.fills) - 1
-
-    @property
-    def is_last(self) -> bool:
-        """Whether no blank follows."""
-        return len(self.fills) == len(self.blank_positions)
-
-    def next_input(self) -> tuple[int, int, int]:
-        """Token id, position and block position of the next input."""
-        written = self.fills[-1]
-        token = written[-1] if written else self.markers.sop
-        return token, int(self.blank_positions[self.blank]), len(written) + 1
-
-    def write(self, token: int) -> None:
-        """Append a token to the current fill."""
-        self.fills[-1].append(token)
-
-    def next_blank(self) -> None:
-        """Close the current fill (its `eop` is a target, never an input) and go to the next blank."""
-        self.fills.append([])
-
-
-def fills_of(layout: Layout) -> list[tuple[int, Ids]]:
-    """The (blank position, token ids) of each span of Part B, in Part B order, `eop` left out."""
-    targets = layout.targets[layout.separator :]
-    positions = layout.position_ids[layout.separator :]
-    close = 1 if layout.ends_with_eop else 0
-    return [(int(positions[span.start]), targets[span.start : span.stop - close]) for span in layout.spans]
-
-
-def put_back(layout: Layout) -> Ids:
-    """The text before its spans were removed: the inverse of `blank_out`."""
-    part_a = layout.input_ids[: layout.separator]
-    pieces, done = [], 0
-    for position, fill in sorted(fills_of(layout), key=lambda item: item[0]):
-        pieces += [part_a[done:position], fill]
-        done = position + 1
-    return np.concatenate([*pieces, part_a[done:]])
+    return PartA(np.array(ids, np.int64), np.array(positions, np.int64))

@@ -1,35 +1,23 @@
-"""A batch of layouts as tensors on a device: the step from `blanks` to the model."""
+"""From the host's arrays to tensors on a device."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .batches import Batch
+from .batches import Arrays, Batch
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class BatchTensors:
-    """The arrays of `blanks.Batch` as tensors; names, shapes and meanings are the same."""
-
-    input_ids: Tensor
-    targets: Tensor
-    loss_mask: Tensor
-    position_ids: Tensor
-    documents: Tensor
-    in_part_a: Tensor
-
-    @classmethod
-    def of(cls, batch: Batch, device: torch.device) -> BatchTensors:
-        """Copy a batch to `device`."""
-        return cls(**{name: torch.from_numpy(getattr(batch, name)).to(device) for name in cls.__annotations__})
+def to_tensors(batch: Batch[Arrays], device: torch.device | None = None) -> Batch[Tensor]:
+    """A batch of numpy arrays as one of tensors, copied to `device` if one is given."""
+    tensors: Batch[Tensor] = batch.map(torch.from_numpy)
+    return tensors if device is None else tensors.to(device)
 
 
 def each_tensor(batch: T, change: Callable[[Tensor], Tensor]) -> T:

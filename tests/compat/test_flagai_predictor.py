@@ -66,10 +66,10 @@ def test_recorded_targets(
         length = run["out_max_length"]
         greedy = predictor.predict_generate_randomsample(run["text"], out_max_length=length, top_k=1)
         assert greedy == run["greedy"]
-        penalised = predictor.predict_generate_randomsample(
+        penalized = predictor.predict_generate_randomsample(
             run["text"], out_max_length=length, top_k=1, repetition_penalty=4.0
         )
-        assert penalised == run["greedy_repetition_penalty_4"]
+        assert penalized == run["greedy_repetition_penalty_4"]
         for beams, expected in run["beam"].items():
             found = predictor.predict_generate_beamsearch(
                 run["text"], out_max_length=run["beam_out_max_length"], beam_size=int(beams)
@@ -160,11 +160,11 @@ def test_top_p_applies_to_blanks(predictor: Predictor) -> None:
 
 def test_repetition_penalty_applies_to_blanks(predictor: Predictor) -> None:
     plain = fills(predictor, TEXT, top_k=1, out_max_length=30)[0]
-    penalised = fills(predictor, TEXT, top_k=1, repetition_penalty=50.0, out_max_length=30)[0]
-    assert len(set(penalised)) == len(penalised) > 5
+    penalized = fills(predictor, TEXT, top_k=1, repetition_penalty=50.0, out_max_length=30)[0]
+    assert len(set(penalized)) == len(penalized) > 5
     assert len(set(plain)) / len(plain) < 1
     seen = set(predictor.tokenizer.EncodeAsIds(TEXT))
-    assert not seen & set(penalised)
+    assert not seen & set(penalized)
 
 
 def test_choice_keeps_what_it_says() -> None:

@@ -392,7 +392,7 @@ def test_preparing_goes_on_after_a_power_cut_at_any_step(
     assert moment > 30
 
 
-def test_documents_done_are_not_tokenised_again(
+def test_documents_done_are_not_tokenized_again(
     corpus: Path, tmp_path: Path, tokenizer: BilingualTokenizer, monkeypatch: pytest.MonkeyPatch, texts: list[str]
 ) -> None:
     monkeypatch.setattr(shards, "BATCH_CHARACTERS", 1000)
@@ -519,7 +519,7 @@ def test_a_worker_that_dies(
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "documents", deadly)
-        with pytest.raises(DataError, match="a tokenising process died"):
+        with pytest.raises(DataError, match="a tokenizing process died"):
             prepare(corpus, tokenizer, tmp_path / "shard", workers=2)
     prepare(corpus, tokenizer, tmp_path / "shard", workers=0)
     assert content(tmp_path / "shard") == content(folder)

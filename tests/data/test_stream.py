@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglm.batches import NO_DOCUMENT
-from openglm.blanks import Layout, put_back
+from openglm.batches import NO_DOCUMENT, Arrays, Batch
 from openglm.data.rows import SHORTEST, cut, draw_documents
 from openglm.data.samples import OBJECTIVE_NAMES, SampleMaker
 from openglm.data.shards import Shard
 from openglm.data.spans import Objectives
-from openglm.data.stream import BatchStream, Source, TrainingBatch
+from openglm.data.stream import BatchStream, Source
 from openglm.errors import DataError, OptionError
+from openglm.layouts import Layout, put_back
 from openglm.tokenizer import BilingualTokenizer
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -40,9 +40,9 @@ def stream_of(source: Source, tokenizer: BilingualTokenizer, **settings: Any) ->
     return BatchStream([source], maker, **{"rows": 4, "length": 96, "short_probability": 0.2, "seed": 3, **settings})
 
 
-def content(batch: TrainingBatch) -> list[bytes]:
-    parts = [batch.objectives, *(getattr(batch.batch, n) for n in ("input_ids", "targets", "loss_mask"))]
-    parts += [getattr(batch.batch, n) for n in ("position_ids", "documents", "in_part_a")]
+def content(batch: Batch[Arrays]) -> list[bytes]:
+    names = ("groups", "input_ids", "targets", "loss_mask", "position_ids", "documents", "chosen")
+    parts = [getattr(batch, name) for name in names]
     return [part.tobytes() for part in parts]
 
 
@@ -57,21 +57,23 @@ def test_batches_depend_on_their_number_alone(source: Source, tokenizer: Bilingu
     assert content(stream_of(source, tokenizer, seed=4).batch(3)) != fresh
 
 
-def layouts_in(batch: TrainingBatch) -> list[tuple[Layout, str]]:
+def layouts_in(batch: Batch[Arrays]) -> list[tuple[Layout, str]]:
     out = []
-    arrays = batch.batch
-    for row in range(len(arrays.input_ids)):
-        for number in range(arrays.documents[row].max() + 1):
-            here = arrays.documents[row] == number
-            names = set(batch.objectives[row, here].tolist())
+    groups = np.full(batch.input_ids.size, -1)
+    groups[batch.chosen] = batch.groups
+    groups = groups.reshape(batch.input_ids.shape)
+    for row in range(len(batch.input_ids)):
+        for number in range(batch.documents[row].max() + 1):
+            here = batch.documents[row] == number
+            names = set(groups[row, here & batch.loss_mask[row]].tolist())
             assert len(names) == 1
             layout = Layout(
-                arrays.input_ids[row, here],
-                arrays.targets[row, here],
-                arrays.loss_mask[row, here],
-                arrays.position_ids[row, 0, here],
-                arrays.position_ids[row, 1, here],
-                int(arrays.in_part_a[row, here].sum()),
+                batch.input_ids[row, here],
+                batch.targets[row, here],
+                batch.loss_mask[row, here],
+                batch.position_ids[row, 0, here],
+                batch.position_ids[row, 1, here],
+                int(batch.in_part_a[row, here].sum()),
             )
             out.append((layout, OBJECTIVE_NAMES[names.pop()]))
     return out
@@ -88,9 +90,11 @@ def test_batches_hold_windows_of_the_corpus(
     seen = set()
     for number in range(6):
         batch = stream.batch(number)
-        assert batch.batch.input_ids.shape == (4, length)
-        assert ((batch.objectives == -1) == (batch.batch.documents == NO_DOCUMENT)).all()
-        assert (batch.batch.position_ids < length).all()
+        assert batch.input_ids.shape == (4, length)
+        assert batch.tokens == (batch.documents != NO_DOCUMENT).sum()
+        assert batch.chosen.tolist() == np.flatnonzero(batch.loss_mask).tolist()
+        assert batch.counts == tuple(np.bincount(batch.groups, minlength=3).tolist())
+        assert (batch.position_ids < length).all()
         for layout, objective in layouts_in(batch):
             seen.add(objective)
             closed = layout.targets[-1] == tokenizer.markers.eop
@@ -131,7 +135,7 @@ def test_rows_of_any_corpus(
     source = Source("any", Shard.from_documents(texts, tokenizer), 1.0)
     settings = Objectives(whole_words=0.5, input_noise=0.1, context_noise=0.02, single_span=0.1).only(objective)
     batch = stream_of(source, tokenizer, objectives=settings, short_probability=short, seed=seed).batch(0)
-    used = batch.batch.used_mask.sum(axis=1)
+    used = batch.used_mask.sum(axis=1)
     assert ((used > 96 - SHORTEST) & (used <= 96)).all()
     for layout, _ in layouts_in(batch):
         assert layout.loss_mask.any()
@@ -145,7 +149,7 @@ def test_rows_are_full(tokenizer: BilingualTokenizer, text_lines: list[str], obj
     source = Source("long", Shard.from_documents([text, text[:2000], text[100:300]], tokenizer), 1.0)
     objectives = Objectives() if objective is None else Objectives().only(objective)
     stream = stream_of(source, tokenizer, length=256, short_probability=0.02, objectives=objectives)
-    assert np.mean([stream.batch(number).batch.used for number in range(8)]) > 0.98
+    assert np.mean([stream.batch(number).used for number in range(8)]) > 0.98
 
 
 def test_token_share_of_full_rows(tokenizer: BilingualTokenizer, text_lines: list[str]) -> None:

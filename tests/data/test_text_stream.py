@@ -165,7 +165,7 @@ def counting(tokenizer: BilingualTokenizer, monkeypatch: pytest.MonkeyPatch) -> 
     return encoded
 
 
-def test_only_what_is_needed_is_tokenised(
+def test_only_what_is_needed_is_tokenized(
     folder: Path, tokenizer: BilingualTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = counting(tokenizer, monkeypatch)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglm.blanks import put_back
 from openglm.cli.main import main
 from openglm.data.inspect import show_sample
 from openglm.data.samples import SampleMaker, Windows
 from openglm.data.shards import Shard, prepare
 from openglm.data.spans import Objectives, Spans, token_spans, widen_to_words
 from openglm.data.stream import BatchStream, Source
+from openglm.layouts import put_back
 from openglm.tokenizer import BilingualTokenizer
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from openglm.blanks import Markers, lay_out
+from openglm.blanks import Markers, PartA
 from openglm.engine.model_runner import ModelRunner
 from openglm.engine.paged_runner import PagedRunner
+from openglm.layouts import lay_out
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.network.quantization import quantize
@@ -27,7 +28,9 @@ pytestmark = [
 def logits_of(runner: ModelRunner, lengths: list[int]) -> list[torch.Tensor]:
     """After reading texts of these lengths, after a step of all of them, and of the first alone."""
     rng = np.random.default_rng(0)
-    layouts = [lay_out(rng.integers(0, 100, length), [length // 2], [[]], MARKERS) for length in lengths]
+    layouts = [
+        lay_out(PartA(rng.integers(0, 100, length), np.array([length // 2])), [[]], MARKERS) for length in lengths
+    ]
     handles, read = runner.prefill(layouts)
     together = runner.decode(handles, [(7, length // 2, 2) for length in lengths])
     return [read, together, runner.decode(handles[:1], [(9, lengths[0] // 2, 3)])]

@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openglm.blanks import Markers, PartBState, lay_out
+from openglm.blanks import Markers, PartA
 from openglm.engine import native
 from openglm.engine.decoding import SamplingJob, SamplingSequence
 from openglm.engine.engine import Engine
@@ -26,6 +26,7 @@ from openglm.engine.paged_runner import PagedRunner
 from openglm.engine.slot_runner import SlotRunner
 from openglm.engine.stop_tokens import StopTokens
 from openglm.infill.infiller import Infiller
+from openglm.layouts import PartBState, lay_out
 from openglm.network.attention import prefix_mask
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
@@ -63,7 +64,11 @@ def plainly(model: GLMModel, text: Text) -> list[list[int]]:
     for blank, (fewest, most) in enumerate(limits):
         fills.append([])
         while len(fills[-1]) < most:
-            layout = lay_out(np.array(part_a), positions[: blank + 1], [np.array(f, np.int64) for f in fills], MARKERS)
+            layout = lay_out(
+                PartA(np.array(part_a), np.array(positions[: blank + 1])),
+                [np.array(f, np.int64) for f in fills],
+                MARKERS,
+            )
             ids = torch.from_numpy(layout.input_ids)[None]
             places = torch.from_numpy(np.stack([layout.position_ids, layout.block_position_ids]))[None]
             logits = model(ids, places, prefix_mask(torch.tensor([layout.separator]), len(layout)))[0, -1]
@@ -82,7 +87,9 @@ def job_of(text: Text, options: FillOptions, copies: int = 1) -> SamplingJob:
     seqs = [
         SamplingSequence(PartBState(positions, MARKERS), limits, np.random.default_rng(copy)) for copy in range(copies)
     ]
-    return SamplingJob(lay_out(np.array(part_a), positions[:1], [[]], MARKERS), seqs, options, STOP)
+    return SamplingJob(
+        lay_out(PartA(np.array(part_a), np.array(positions)), [[]], MARKERS, blanks=[0]), seqs, options, STOP
+    )
 
 
 def texts_of(seed: int, count: int) -> list[Text]:
@@ -150,7 +157,7 @@ def test_pages_are_given_back_when_no_text_is_held(model: GLMModel, monkeypatch:
 
 def test_forks_share_pages_until_they_differ(model: GLMModel) -> None:
     runner = PagedRunner(model, EOS)
-    [text], _ = runner.prefill([lay_out(np.arange(100), [5], [[]], MARKERS)])
+    [text], _ = runner.prefill([lay_out(PartA(np.arange(100), np.array([5])), [[]], MARKERS)])
     forks = [runner.fork(text) for _ in range(5)]
     assert runner.pages.in_use == 2
     runner.decode(forks, [(token, 5, 2) for token in range(5)])
@@ -279,7 +286,7 @@ def test_a_job_must_say_what_it_does(model: GLMModel) -> None:
         """Says nothing."""
 
     with pytest.raises(TypeError, match=r"abstract.*advance.*begin.*outputs.*release.*running_seqs"):
-        Silent(lay_out(np.array([1]), [0], [[]], MARKERS), num_seqs=1, max_tokens=1, num_answers=1)  # type: ignore[abstract]
+        Silent(lay_out(PartA(np.array([1]), np.array([0])), [[]], MARKERS), num_seqs=1, max_tokens=1, num_answers=1)  # type: ignore[abstract]
 
 
 def test_beams_cannot_be_stopped_one_by_one(tokenizer: BilingualTokenizer, tiny_model: GLMModel) -> None:

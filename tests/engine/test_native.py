@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from openglm.batches import pad
-from openglm.blanks import Layout, Markers, lay_out
+from openglm.blanks import Markers, PartA
 from openglm.engine import native
 from openglm.engine.paged_attention import DecodeCache, PrefillCache
 from openglm.engine.pages import BlockTable, PagePool
 from openglm.errors import OptionError
+from openglm.layouts import Layout, lay_out
 from openglm.network.attention import dense_mask
 from openglm.network.config import GLMConfig
-from openglm.tensors import BatchTensors
+from openglm.tensors import to_tensors
 
 pytestmark = [
     pytest.mark.skipif(shutil.which(native.compiler()) is None, reason=f"the kernel needs {native.compiler()}"),
@@ -36,7 +37,7 @@ def layout_of(length: int) -> Layout:
     """Part A, and in all but the shortest texts a Part B."""
     part_a = length if length < 4 else length // 2 + 1
     spans = [] if part_a == length else [np.arange(length - part_a - 1)]
-    return lay_out(np.arange(part_a) % 100, [0] * len(spans), spans, Markers(sop=120, eop=121))
+    return lay_out(PartA(np.arange(part_a) % 100, np.zeros(len(spans), np.int64)), spans, Markers(sop=120, eop=121))
 
 
 def queries_keys_values(texts: int, tokens: int, size: int) -> tuple[Tensor, ...]:
@@ -64,7 +65,7 @@ def test_texts_get_what_torch_computes(size: int, dtype: torch.dtype) -> None:
     tolerance = 2e-6 if dtype == torch.float32 else 3e-3  # torch rounds weights to halves, the kernel does not
     lengths = [5, 64, 63, 200, 1, 65]
     layouts = [layout_of(length) for length in lengths]
-    tensors = BatchTensors.of(pad(layouts, 122), torch.device("cpu"))
+    tensors = to_tensors(pad(layouts, 122), torch.device("cpu"))
     mask = dense_mask(tensors.documents, tensors.in_part_a)
     plain, compiled = PagePool(config_of(size), dtype), PagePool(config_of(size), dtype)
     kept: list[tuple[PagePool, list[BlockTable]]] = [(p, [p.allocate(n) for n in lengths]) for p in (plain, compiled)]

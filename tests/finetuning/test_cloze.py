@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from openglm.batches import pad
-from openglm.blanks import lay_out
 from openglm.finetuning import FinetuneRecipe, load_classifier, run
 from openglm.finetuning.cloze import ClozeBatch, ClozeJob, question_losses
 from openglm.finetuning.jobs import Epochs, confusion_of, weights_of
@@ -20,9 +19,10 @@ from openglm.finetuning.methods import count, trained
 from openglm.finetuning.recipe import ObjectiveOptions
 from openglm.finetuning.runs import prepare
 from openglm.finetuning.tuner import fresh_job
+from openglm.layouts import lay_out
 from openglm.network.attention import dense_mask
 from openglm.scoring.predict import Scoring, predict
-from openglm.tensors import BatchTensors
+from openglm.tensors import to_tensors
 
 from .conftest import TASK, Make, examples, write_lines
 
@@ -77,8 +77,8 @@ def test_the_loss_is_that_of_one_pass_per_answer(make: Make) -> None:
     total, sums = job.module(batch)
     markers, expected = plan.tokenizer.markers, 0.0
     for question, weight in zip(questions, (1.0, 0.5, 2.0), strict=True):
-        layouts = [lay_out(question.part_a, question.blank_positions, fills, markers) for fills in question.candidates]
-        tensors = BatchTensors.of(pad(layouts, plan.tokenizer.eos), CPU)
+        layouts = [lay_out(question.part_a, fills, markers) for fills in question.candidates]
+        tensors = to_tensors(pad(layouts, plan.tokenizer.eos), CPU)
         logits = job.model(tensors.input_ids, tensors.position_ids, dense_mask(tensors.documents, tensors.in_part_a))
         picked = logits.log_softmax(-1).gather(2, tensors.targets[..., None])[..., 0]
         values = (picked * tensors.loss_mask).sum(1)

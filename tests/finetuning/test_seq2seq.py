@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from openglm.blanks import fills_of
 from openglm.errors import DataError
 from openglm.finetuning import Measure, run
 from openglm.finetuning.runs import prepare
 from openglm.finetuning.seq2seq import Seq2SeqJob, Seq2SeqPlan, by_length
 from openglm.finetuning.tuner import fresh_job
+from openglm.layouts import fills_of
 from openglm.network.attention import dense_mask
 
 from .conftest import Make, write_lines
@@ -71,7 +71,7 @@ def test_smoothing_is_the_published_formula(make: Make, pairs: str, prompt: bool
     batch = job.batch(0)
     logits = job.model(batch.input_ids, batch.position_ids, dense_mask(batch.documents, batch.in_part_a))
     logprobs = logits.flatten(0, 1)[batch.chosen].log_softmax(-1)
-    entropy = -logprobs.gather(1, batch.targets[:, None])[:, 0]
+    entropy = -logprobs.gather(1, batch.chosen_targets[:, None])[:, 0]
     expected = (0.8 * entropy - 0.2 * logprobs.mean(1)).sum()
     job.module.train()
     total, sums = job.module(batch)

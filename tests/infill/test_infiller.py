@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglm.blanks import BlankedText, BlankKind, PartBState, lay_out
+from openglm.blanks import BlankedText, BlankKind, PartA
 from openglm.engine.stop_tokens import StopTokens
 from openglm.errors import ContextLengthError, InputError, OptionError, UnsupportedBlankError
 from openglm.infill.infiller import Infiller
 from openglm.infill.prompt import build_prompt
 from openglm.infill.results import Filled
+from openglm.layouts import PartBState, lay_out
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
@@ -44,7 +45,7 @@ def true_logprob(infiller: Infiller, text: str, fills: list[list[int]], reasons:
     from openglm.network.attention import prefix_mask
 
     prompt = build_prompt(text, infiller.tokenizer, infiller.model.config)
-    layout = lay_out(prompt.part_a, prompt.blank_positions, [np.array(f, np.int64) for f in fills],
+    layout = lay_out(prompt.part_a, [np.array(f, np.int64) for f in fills],
                      infiller.tokenizer.markers)  # fmt: skip
     ids = torch.from_numpy(layout.input_ids)[None]
     positions = torch.from_numpy(np.stack([layout.position_ids, layout.block_position_ids]))[None]
@@ -209,16 +210,16 @@ def test_special_tokens_are_never_generated(infiller: Infiller) -> None:
 def test_blanked_text_cannot_be_injected(infiller: Infiller) -> None:
     blanked = BlankedText(("user wrote [MASK] and <|endofpiece|> ", "."), (BlankKind.MASK,))
     prompt = build_prompt(blanked, infiller.tokenizer, infiller.model.config)
-    assert len(prompt.blank_positions) == 1
+    assert len(prompt.part_a.blank_positions) == 1
     special = set(infiller.tokenizer.special.values())
-    assert sum(int(t) in special for t in prompt.part_a) == 3  # [CLS], one blank, end
+    assert sum(int(t) in special for t in prompt.part_a.ids) == 3  # [CLS], one blank, end
     assert infiller.fill(blanked, max_new_tokens=2).text.startswith("user wrote [MASK] and <|endofpiece|> ")
 
 
 def test_a_space_before_the_blank_is_not_doubled(infiller: Infiller) -> None:
     with_space = build_prompt("the [MASK] bridge", infiller.tokenizer, infiller.model.config)
     without = build_prompt("the[MASK] bridge", infiller.tokenizer, infiller.model.config)
-    assert with_space.part_a.tolist() == without.part_a.tolist()
+    assert with_space.part_a.ids.tolist() == without.part_a.ids.tolist()
     spaced, tight = (infiller.fill(t, max_new_tokens=3) for t in ("the [MASK] bridge", "the[MASK] bridge"))
     assert tokens(spaced) == tokens(tight)
     assert spaced.blanks[0].text == tight.blanks[0].text.removeprefix(" ")
@@ -226,7 +227,7 @@ def test_a_space_before_the_blank_is_not_doubled(infiller: Infiller) -> None:
 
 def test_part_b_reads_what_lay_out_says(infiller: Infiller) -> None:
     fills = [[5, 6, 7], [], [8]]
-    layout = lay_out(np.arange(20, 32), np.array([3, 5, 9]), [np.array(f, np.int64) for f in fills],
+    layout = lay_out(PartA(np.arange(20, 32), np.array([3, 5, 9])), [np.array(f, np.int64) for f in fills],
                      infiller.tokenizer.markers)  # fmt: skip
     part_b, read = PartBState([3, 5, 9], infiller.tokenizer.markers), []
     for number, fill in enumerate(fills):
@@ -277,7 +278,7 @@ def test_truncation_keeps_the_near_text(infiller: Infiller) -> None:
     prompt = build_prompt(text, infiller.tokenizer, infiller.model.config, truncate="start")
     assert len(prompt.part_a) == infiller.model.config.max_sequence_length
     full = infiller.tokenizer.encode("far " * 80 + "near")
-    assert prompt.part_a[1:-2].tolist() == full[prompt.dropped :]
+    assert prompt.part_a.ids[1:-2].tolist() == full[prompt.dropped :]
 
 
 def test_blank_the_model_was_not_trained_with(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from openglm.batches import NO_DOCUMENT, Batch, pack, pad
-from openglm.blanks import Layout, Markers, blank_out
+from openglm.batches import NO_DOCUMENT, Arrays, Batch, pack, pad
+from openglm.blanks import Markers
 from openglm.errors import OptionError
+from openglm.layouts import Layout, blank_out
 from openglm.network.attention import PADDING, attend, block_mask, dense_mask, prefix_mask, tokens_seen
 from openglm.network.cache import KVCache
 from openglm.network.model import GLMModel
@@ -138,7 +139,7 @@ def some_layouts(rng: np.random.Generator, count: int) -> list[Layout]:
     return layouts
 
 
-def logits_of(model: GLMModel, batch: Batch) -> Tensor:
+def logits_of(model: GLMModel, batch: Batch[Arrays]) -> Tensor:
     mask = dense_mask(torch.from_numpy(batch.documents), torch.from_numpy(batch.in_part_a))
     out: Tensor = model(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.position_ids), mask)
     return out

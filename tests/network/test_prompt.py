@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from openglm.blanks import PartA
 from openglm.checkpoints.beside import load_prompt, save_prompt
 from openglm.errors import CheckpointError, OptionError
 from openglm.network.attention import dense_mask
@@ -21,7 +22,7 @@ from openglm.network.prompt import (
     prompt_of,
     remove_prompt,
 )
-from openglm.scoring.question import Context, Question
+from openglm.scoring.question import Question
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -69,14 +70,18 @@ def test_only_the_prompt_is_new(tiny_model: GLMModel) -> None:
 
 def test_a_question_gets_the_prompt_in_front(tiny_model: GLMModel) -> None:
     question = Question(
-        np.array([1, 5, 2]), np.array([1]), (((7,),),), (0,), ("a",), prior=Context(np.array([1, 2]), np.array([0]))
+        PartA(np.array([1, 5, 2]), np.array([1])),
+        (((7,),),),
+        (0,),
+        ("a",),
+        prior=PartA(np.array([1, 2]), np.array([0])),
     )
     assert question.behind(()) is question
     moved = question.behind([640, 641])
-    assert moved.part_a.tolist() == [640, 641, 1, 5, 2]
-    assert moved.blank_positions.tolist() == [3]
+    assert moved.part_a.ids.tolist() == [640, 641, 1, 5, 2]
+    assert moved.part_a.blank_positions.tolist() == [3]
     assert moved.prior is not None
-    assert moved.prior.part_a.tolist() == [640, 641, 1, 2]
+    assert moved.prior.ids.tolist() == [640, 641, 1, 2]
 
 
 def test_gradients_reach_the_prompt_and_nothing_else(tiny_model: GLMModel) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from openglm.blanks import PartA
 from openglm.checkpoints.resolve import open_checkpoint
 from openglm.network.model import GLMModel
 from openglm.scoring.candidates import CandidateBatch
@@ -45,14 +46,14 @@ def cloze(reference: Path) -> dict[str, Any]:
 
 
 def multi_token(cases: list[dict[str, Any]]) -> list[Question]:
-    """Questions of the recorded context and answers; these end with `eop`."""
+    """Questions of the recorded found and answers; these end with `eop`."""
     out = []
     for case in cases:
         separator = case["separator"][0]
         part_a = np.array(case["input_ids"][0][:separator])
         answers = tuple((tuple(ids[:-1]),) for ids in case["choice_ids"])
         place = np.flatnonzero(part_a == BLANK)[-1:]
-        out.append(Question(part_a, place, answers, tuple(range(len(answers))), tuple(case["choices"])))
+        out.append(Question(PartA(part_a, place), answers, tuple(range(len(answers))), tuple(case["choices"])))
     return out
 
 
@@ -94,7 +95,7 @@ def test_recorded_scores_of_single_tokens(model: GLMModel, chinese: ChineseToken
         part_a = np.array(case["input_ids"][: case["separator"]])
         answers = tuple(((token,),) for token in case["verbalizer_ids"])
         place = np.flatnonzero(part_a == BLANK)[-1:]
-        question = Question(part_a, place, answers, tuple(range(len(answers))), tuple(case["verbalizers"]))
+        question = Question(PartA(part_a, place), answers, tuple(range(len(answers))), tuple(case["verbalizers"]))
         batch = CandidateBatch.of([question], chinese.markers, chinese.eos, ends=False)
         assert batch.input_ids.shape[1] == case["separator"] + 1  # Part A and `<sop>`, nothing else
         with torch.no_grad():
@@ -117,7 +118,7 @@ OURS = {"tnews": {0: 1}, "cluewsc": {0: 1, 1: 2}, "afqmc": {0: 1, 1: 0}}  # thei
 MARKED = {"wsc": "mark_words", "cluewsc": "mark_characters"}
 # Where we differ on purpose: from a text that is too long they cut the last of the fields that
 # may be cut and we the longest; WiC's two sentences are one field to them; AFQMC's literal text
-# is tokenised in two pieces.
+# is tokenized in two pieces.
 DIFFERENT = {
     ("boolq", 0, 28), ("boolq", 1, 28), ("boolq", 2, 28), ("boolq", 3, 28), ("tnews", 0, 28),
     ("wic", 0, 64), ("wic", 0, 28), ("afqmc", 0, 64), ("afqmc", 0, 28),
@@ -163,14 +164,14 @@ def test_recorded_patterns(reference: Path, chinese: ChineseTokenizer, english: 
         pattern = task.template(number).pattern
         values = task.values(example_of(entry), pattern.fields)
         filled = pattern.fill(values, tokenizer, len(expected) if entry["max_seq_length"] == 28 else 64)
-        context = filled.context(tokenizer)
-        if context.part_a.tolist() == expected:
+        found = filled.part_a(tokenizer)
+        if found.ids.tolist() == expected:
             same += 1
             if not entry["multi_token"]:  # the position of `<sop>` is that of the blank
-                assert context.blank_positions.tolist() == [sample["position"][0][sample["mask"]]]
+                assert found.blank_positions.tolist() == [sample["position"][0][sample["mask"]]]
         else:
             different.add((entry["task"], entry["pattern_id"], entry["max_seq_length"]))
-            assert entry["max_seq_length"] == 64 or len(context.part_a) == len(expected)
+            assert entry["max_seq_length"] == 64 or len(found) == len(expected)
     assert different == DIFFERENT
     assert same == 61
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from openglm.blanks import Markers, PartBState, lay_out
+from openglm.blanks import Markers, PartA
 from openglm.checkpoints.resolve import open_checkpoint
 from openglm.engine.decoding import SamplingJob, SamplingSequence
 from openglm.engine.engine import Engine
@@ -19,6 +19,7 @@ from openglm.engine.runners import runner_for
 from openglm.engine.stop_tokens import StopTokens
 from openglm.infill.infiller import Infiller
 from openglm.infill.prompt import build_prompt
+from openglm.layouts import PartBState, lay_out
 from openglm.network.model import GLMModel
 from openglm.tokenizer import ChineseTokenizer
 
@@ -37,7 +38,7 @@ def greedy(model: GLMModel, prompts: list[list[int]], positions: list[list[int]]
     jobs = []
     for ids, blanks in zip(prompts, positions, strict=True):
         seq = SamplingSequence(PartBState(blanks, MARKERS), [(0, limit)] * len(blanks), np.random.default_rng(0))
-        layout = lay_out(np.array(ids), blanks[:1], [[]], MARKERS)
+        layout = lay_out(PartA(np.array(ids), np.array(blanks)), [[]], MARKERS, blanks=[0])
         jobs.append(SamplingJob(layout, [seq], options, stop_tokens, read_last=False))
     return [job.seqs[0].part_b.fills for job in Engine(runner_for(model, EOS)).run(jobs)]
 
@@ -80,8 +81,8 @@ def test_prompts_are_those_of_the_original(
         if "[CLS]" in run["text"]:  # the original lets text inject special tokens; openglm does not
             continue
         prompt = build_prompt(run["text"], tokenizers[run["fix_command_token"]], flagai.config)
-        assert prompt.part_a.tolist() == run["prompt_ids"]
-        assert prompt.blank_positions.tolist() == [blank["position"] for blank in run["blanks"]]
+        assert prompt.part_a.ids.tolist() == run["prompt_ids"]
+        assert prompt.part_a.blank_positions.tolist() == [blank["position"] for blank in run["blanks"]]
         compared += 1
     assert compared == 56
 

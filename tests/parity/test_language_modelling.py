@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openglm.blanks import Layout, Markers
-from openglm.evaluation.wikitext import detokenise
+from openglm.blanks import Markers
+from openglm.evaluation.wikitext import detokenize
 from openglm.evaluation.windows import Signs, last_word, windows
+from openglm.layouts import Layout
 from openglm.tokenizer import load_tokenizer
 
 # GPT-2 with task masks: [CLS], [gMASK], <|endoftext|>, <|startofpiece|>, <|endofpiece|>.
@@ -75,4 +76,4 @@ def test_last_words(recorded: dict[str, Any], published_vocabularies: Path) -> N
 def test_wikitext(recorded: dict[str, Any]) -> None:
     assert recorded["wikitext_detokenize"]
     for case in recorded["wikitext_detokenize"]:
-        assert detokenise(case["raw"]) == case["out"]
+        assert detokenize(case["raw"]) == case["out"]

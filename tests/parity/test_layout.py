@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from openglm.batches import pad
-from openglm.blanks import Layout, Markers, blank_out, fills_of, put_back
+from openglm.blanks import Markers
+from openglm.layouts import Layout, blank_out, fills_of, put_back
 
 MARKERS = Markers(sop=50006, eop=50007)
 BLANKS = {"bert": 50003, "sentence": 50008, "gpt": 50009}

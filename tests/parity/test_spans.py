@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from openglm.blanks import BlankKind, Layout, Layouts, fills_of, put_back
+from openglm.blanks import BlankKind
 from openglm.data.samples import OBJECTIVE_NAMES, Blanked, SampleMaker, Windows
 from openglm.data.shards import Shard
 from openglm.data.spans import MAX_SPAN, Objectives, draw_lengths, place_spans, sentence_spans, token_spans
 from openglm.errors import OptionError
+from openglm.layouts import Layout, Layouts, fills_of, put_back
 from openglm.tokenizer import BilingualTokenizer, ChineseTokenizer
 
 DRAWS = 4000

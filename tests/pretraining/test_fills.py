@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from openglm.batches import pad
-from openglm.blanks import BlankKind, Layout, blank_out, lay_out
+from openglm.blanks import BlankKind, PartA
 from openglm.data.inspect import visible as visible
+from openglm.layouts import Layout, blank_out, lay_out
 from openglm.network.attention import dense_mask
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.pretraining.fills import AFTER, BEFORE, MAX_BLANKS, SHOWN_FILL, WIDTH, FillSamples
-from openglm.tensors import BatchTensors
+from openglm.tensors import to_tensors
 from openglm.tokenizer import BilingualTokenizer
 
 SHORT = "Yesterday, the old teacher walked to the river; a farmer did not."
@@ -66,8 +67,10 @@ def greedy(model: GLMModel, tokenizer: BilingualTokenizer, layout: Layout, blank
     fills: list[list[int]] = [[] for _ in positions]
     for k in range(len(positions)):
         while len(fills[k]) < most:
-            batch = pad([lay_out(part_a, positions[: k + 1], fills[: k + 1], tokenizer.markers)], tokenizer.eos)
-            tensors = BatchTensors.of(batch, torch.device("cpu"))
+            batch = pad(
+                [lay_out(PartA(part_a, np.array(positions[: k + 1])), fills[: k + 1], tokenizer.markers)], tokenizer.eos
+            )
+            tensors = to_tensors(batch, torch.device("cpu"))
             mask = dense_mask(tensors.documents, tensors.in_part_a)
             logits = model(tensors.input_ids, tensors.position_ids, mask)[0, -1]
             logits[tokenizer.never_generated] = -torch.inf
@@ -113,7 +116,7 @@ def test_a_batch_of_samples_gives_what_each_gives_alone(
 def test_the_first_layout_of_each_name_is_shown(model: GLMModel, tokenizer: BilingualTokenizer) -> None:
     whole = np.array([tokenizer.cls, *tokenizer.encode(SHORT), tokenizer.eos])
     first, second = blanked(tokenizer, SHORT, [(2, 4)]), blanked(tokenizer, "A farmer sold the market.", [(1, 2)])
-    without_blank = lay_out(whole, [], [], tokenizer.markers)
+    without_blank = lay_out(PartA(whole), [], tokenizer.markers)
     samples = FillSamples(
         [("a", without_blank), ("a", first), ("b", second), ("a", second)], tokenizer, max_new_tokens=3
     )

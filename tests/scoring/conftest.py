@@ -9,11 +9,12 @@ import torch
 from hypothesis import strategies as st
 
 from openglm.batches import pad
-from openglm.blanks import Layout, lay_out
+from openglm.blanks import PartA
+from openglm.layouts import Layout, lay_out
 from openglm.network.attention import dense_mask
 from openglm.network.model import GLMModel
 from openglm.scoring.question import Question
-from openglm.tensors import BatchTensors
+from openglm.tensors import to_tensors
 from openglm.tokenizer import BilingualTokenizer
 
 
@@ -21,7 +22,7 @@ def plain_logprobs(model: GLMModel, tokenizer: BilingualTokenizer, question: Que
     """One layout and one forward pass per candidate, summed over what counts."""
     out = []
     for fills in question.candidates:
-        layout = lay_out(question.part_a, question.blank_positions, fills, tokenizer.markers)
+        layout = lay_out(question.part_a, fills, tokenizer.markers)
         values = _token_logprobs(model, layout, tokenizer.eos)
         spans = [values[span] if ends else values[span][:-1] for span in layout.spans]
         out.append(float(sum(each.sum() for each in spans)))
@@ -29,7 +30,7 @@ def plain_logprobs(model: GLMModel, tokenizer: BilingualTokenizer, question: Que
 
 
 def _token_logprobs(model: GLMModel, layout: Layout, pad_id: int) -> np.ndarray:
-    tensors = BatchTensors.of(pad([layout], pad_id), torch.device("cpu"))
+    tensors = to_tensors(pad([layout], pad_id), torch.device("cpu"))
     mask = dense_mask(tensors.documents, tensors.in_part_a)
     with torch.no_grad():
         logits = model(tensors.input_ids, tensors.position_ids, mask)[0, layout.separator :]
@@ -50,8 +51,7 @@ def questions(draw: st.DrawFn, tokenizer: BilingualTokenizer, *, empty: bool = T
     candidates = draw(st.lists(fills, min_size=1, max_size=7))
     ids: Sequence[int] = [tokenizer.cls, *part_a, tokenizer.eos]
     return Question(
-        part_a=np.array(ids, np.int64),
-        blank_positions=np.array(sorted(place + 1 for place in places), np.int64),
+        part_a=PartA(np.array(ids), np.array(sorted(place + 1 for place in places))),
         candidates=tuple(candidates),
         owner=(*(draw(st.integers(0, 2)) for _ in candidates[:-1]), 2),
         labels=("a", "b", "c"),

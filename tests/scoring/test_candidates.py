@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm.blanks import Markers, lay_out
+from openglm.blanks import Markers, PartA
 from openglm.errors import InputError
 from openglm.infill.infiller import Infiller
+from openglm.layouts import lay_out
 from openglm.network.model import GLMModel
 from openglm.scoring import candidates as module
 from openglm.scoring.candidates import CandidateBatch, grouped, token_logprobs
@@ -50,10 +51,10 @@ def test_every_path_is_a_layout(tokenizer: BilingualTokenizer, data: st.DataObje
     tree = tree_of(question.candidates, tokenizer.markers, True)
     at = np.split(tree.read_at, np.cumsum(tree.lengths)[:-1])
     for nodes, fills in zip(at, question.candidates, strict=True):
-        layout = lay_out(question.part_a, question.blank_positions, fills, tokenizer.markers)
+        layout = lay_out(question.part_a, fills, tokenizer.markers)
         part_b = slice(layout.separator, None)
         assert tree.input_ids[nodes].tolist() == layout.input_ids[part_b].tolist()
-        assert question.blank_positions[tree.blanks[nodes]].tolist() == layout.position_ids[part_b].tolist()
+        assert question.part_a.blank_positions[tree.blanks[nodes]].tolist() == layout.position_ids[part_b].tolist()
         assert tree.block_position_ids[nodes].tolist() == layout.block_position_ids[part_b].tolist()
         seen = tree.sees[np.ix_(nodes, nodes)]
         assert (seen == np.tri(len(nodes), dtype=np.bool_)).all()
@@ -106,7 +107,7 @@ def test_too_many_candidates_for_one_tree_are_asked_in_parts(
 ) -> None:
     many = tuple((tuple(range(20 + i, 23 + i)),) for i in range(40))
     question = Question(
-        np.array([tokenizer.cls, 50, 51, tokenizer.eos]), np.array([2]), many, tuple(range(40)), ("x",) * 40
+        PartA(np.array([tokenizer.cls, 50, 51, tokenizer.eos]), np.array([2])), many, tuple(range(40)), ("x",) * 40
     )
     whole = token_logprobs(tiny_model, [question], tokenizer.markers, tokenizer.eos)[0]
     monkeypatch.setattr(module, "NODES_AT_ONCE", 30)
@@ -123,7 +124,7 @@ def test_gradients_are_those_of_plain_layouts(
     model.load_state_dict(tiny_model.state_dict())
     ids = np.array([tokenizer.cls, 40, 41, 42, tokenizer.eos])
     candidates = tuple(((20, i % 3 + 25, i + 30),) for i in range(9))
-    question = Question(ids, np.array([2]), candidates, tuple(range(9)), tuple(map(str, range(9))), 1, (1,))
+    question = Question(PartA(ids, np.array([2])), candidates, tuple(range(9)), tuple(map(str, range(9))), 1, (1,))
     batch = CandidateBatch.of([question], tokenizer.markers, tokenizer.eos)
 
     def gradient(scores: torch.Tensor) -> torch.Tensor:

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openglm.blanks import PartA
 from openglm.errors import DataError, OptionError
 from openglm.infill.infiller import Infiller
 from openglm.network.model import GLMModel
 from openglm.scoring.candidates import CandidateBatch
 from openglm.scoring.predict import Prediction, Scoring, label_scores, predict
-from openglm.scoring.question import Context, Question
+from openglm.scoring.question import Question
 from openglm.tasks.examples import Example
 from openglm.tasks.metrics import evaluate
 from openglm.tasks.task import Task
@@ -47,9 +48,9 @@ def test_both_ways_to_scores_agree(
 
 
 def test_label_scores_have_the_gradients_of_a_softmax(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> None:
-    part_a = np.array([tokenizer.cls, 30, tokenizer.eos])
-    first = Question(part_a, np.array([1]), (((40,),), ((41,),), ((42,),)), (0, 0, 1), ("a", "b"), 0, (0,))
-    other = Question(part_a, np.array([1]), (((40,),), ((41,),), ((42,),)), (0, 1, 2), ("a", "b", "c"), 2, (2,))
+    part_a = PartA(np.array([tokenizer.cls, 30, tokenizer.eos]), np.array([1]))
+    first = Question(part_a, (((40,),), ((41,),), ((42,),)), (0, 0, 1), ("a", "b"), 0, (0,))
+    other = Question(part_a, (((40,),), ((41,),), ((42,),)), (0, 1, 2), ("a", "b", "c"), 2, (2,))
     batch = CandidateBatch.of([first, other], tokenizer.markers, tokenizer.eos)
     logprobs = torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], requires_grad=True)
     scores = label_scores(batch, logprobs, Scoring())
@@ -71,15 +72,15 @@ def test_calibration_takes_what_is_said_everywhere(infiller: Infiller) -> None:
     lengths = [len(c[0]) + 1 for c in asked[1].candidates]
     expected = (found[1].logprobs - found[0].logprobs) / lengths
     assert found[1].scores == pytest.approx(expected, abs=1e-5)
-    without = Question(asked[0].part_a, asked[0].blank_positions, asked[0].candidates, (0, 1), ("A", "B"))
+    without = Question(asked[0].part_a, asked[0].candidates, (0, 1), ("A", "B"))
     with pytest.raises(OptionError, match="empty context"):
         predict(model, tokenizer, [without], scoring=Scoring(calibrate=True))
 
 
 def test_training_goes_on_after_a_prediction(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> None:
     model = GLMModel(tiny_model.config)
-    context = Context(np.array([tokenizer.cls, 30, tokenizer.eos]), np.array([1]))
-    question = Question(context.part_a, context.blank_positions, (((40,),),), (0,), ("a",))
+    context = PartA(np.array([tokenizer.cls, 30, tokenizer.eos]), np.array([1]))
+    question = Question(context, (((40,),),), (0,), ("a",))
     model.train()
     once = predict(model, tokenizer, [question])[0].logprobs
     assert model.training
@@ -106,7 +107,7 @@ def predicted(label: str, golds: str, labels: str = "ab", group: str | None = No
     """A prediction of `label` where each of `golds` is right."""
     right = tuple(labels.split("|").index(g) if "|" in labels else labels.index(g) for g in golds.split("|"))
     names = tuple(labels.split("|")) if "|" in labels else tuple(labels)
-    question = Question(EMPTY, EMPTY, (), (), names, right[0], right, number=7, group=group)
+    question = Question(PartA(EMPTY), (), (), names, right[0], right, number=7, group=group)
     scores = np.array([float(name == label) for name in names])
     return Prediction(question, scores, np.zeros(0))
 
@@ -147,7 +148,7 @@ def test_record() -> None:
 
 
 def test_metrics_need_right_answers() -> None:
-    unknown = Prediction(Question(EMPTY, EMPTY, (), (), ("a",), number=3), np.zeros(1), np.zeros(1))
+    unknown = Prediction(Question(PartA(EMPTY), (), (), ("a",), number=3), np.zeros(1), np.zeros(1))
     with pytest.raises(DataError, match="example 3 has no label"):
         evaluate(["accuracy"], [unknown])
     with pytest.raises(DataError, match="no predictions"):

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openglm.blanks import BlankKind, lay_out
+from openglm.blanks import BlankKind, PartA
 from openglm.errors import DataError
 from openglm.evaluation.evaluate import evaluate
 from openglm.evaluation.options import EvalOptions
 from openglm.infill.infiller import Infiller
+from openglm.layouts import lay_out
 from openglm.scoring.predict import Prediction, predict
 from openglm.scoring.targets import target_logprobs
 from openglm.tasks.examples import Example
@@ -42,7 +43,7 @@ def whole_text_logprob(infiller: Infiller, text: str) -> float:
     """From one layout of its own: `[CLS] [gMASK] | <sop> text`, nothing but the text's tokens scored."""
     tokenizer = infiller.tokenizer
     part_a = np.array([tokenizer.cls, tokenizer.blank_id(BlankKind.GMASK)])
-    layout = lay_out(part_a, [1], [tokenizer.encode(text)], tokenizer.markers, ends_with_eop=False)
+    layout = lay_out(PartA(part_a, np.array([1])), [tokenizer.encode(text)], tokenizer.markers, ends_with_eop=False)
     ((logprobs, _),) = target_logprobs(infiller.model, [layout], tokenizer.eos)
     return float(logprobs.sum())
 

@@ -34,15 +34,14 @@ def test_whole_text_is_read_as_a_prompt_is(tokenizer: BilingualTokenizer, tiny_c
     """Where nothing may be cut, the ids are those of the text itself."""
     filled = Pattern.parse("the {who} [MASK] of {what}.").fill({"who": "old teacher", "what": "it"}, tokenizer, 64)
     prompt = build_prompt(str(filled.blanked), tokenizer, tiny_config)
-    context = filled.context(tokenizer)
-    assert context.part_a.tolist() == prompt.part_a.tolist()
-    assert context.blank_positions.tolist() == prompt.blank_positions.tolist()
+    part_a = filled.part_a(tokenizer)
+    assert part_a == prompt.part_a
     assert filled.cut == 0
 
 
 def test_blanks_in_an_example_are_text(tokenizer: BilingualTokenizer) -> None:
     filled = Pattern.parse("{a}[MASK]").fill({"a": "[MASK] and [gMASK]"}, tokenizer, 64)
-    assert len(filled.context(tokenizer).blank_positions) == 1
+    assert len(filled.part_a(tokenizer).blank_positions) == 1
     assert filled.blanked.literals[0] == "[MASK] and [gMASK]"
 
 
@@ -51,13 +50,13 @@ def test_the_longest_field_is_cut_from_its_side(tokenizer: BilingualTokenizer) -
     ids = tokenizer.encode(long)
     pattern = Pattern.parse("{long:shorten=start}，{short:shorten}[MASK]。")
     whole = pattern.fill({"long": long, "short": short}, tokenizer, 512)
-    size = len(whole.context(tokenizer).part_a)
+    size = len(whole.part_a(tokenizer))
     cut = pattern.fill({"long": long, "short": short}, tokenizer, size - 7)
     assert cut.cut_from == {"long": 7}
     assert cut.literals[0][: len(ids) - 7] == tuple(ids[7:])
     assert cut.literals[0][len(ids) - 7 :] == whole.literals[0][len(ids) :]
     assert cut.literals[1] == whole.literals[1]
-    assert len(cut.context(tokenizer).part_a) == size - 7
+    assert len(cut.part_a(tokenizer)) == size - 7
     from_end = Pattern.parse("{long:shorten}[MASK]。").fill({"long": long}, tokenizer, 20)
     assert from_end.literals[0] == tuple(ids[: len(from_end.literals[0])])
 
@@ -83,16 +82,16 @@ def test_shortening_keeps_every_blank_and_the_rest(tokenizer: BilingualTokenizer
         filled = pattern.fill(values, tokenizer, room)
     except ContextLengthError:
         fixed = pattern.fill({**values, **dict.fromkeys("xy", "")}, tokenizer, 10_000)
-        assert len(fixed.context(tokenizer).part_a) + 2 > room
+        assert len(fixed.part_a(tokenizer)) + 2 > room
         return
-    context = filled.context(tokenizer)
+    part_a = filled.part_a(tokenizer)
     kinds = [tokenizer.blank_id(kind) for kind in pattern.kinds]
-    assert context.part_a[context.blank_positions].tolist() == kinds
-    assert len(context.part_a) <= room
-    lost = len(whole.context(tokenizer).part_a) - len(context.part_a)
+    assert part_a.ids[part_a.blank_positions].tolist() == kinds
+    assert len(part_a) <= room
+    lost = len(whole.part_a(tokenizer)) - len(part_a)
     assert lost <= filled.cut <= lost + 1  # one more where an end token was reserved
     assert set(filled.cut_from) <= {"x", "y"}
-    assert (lost == 0) or len(context.part_a) >= room - 1
+    assert (lost == 0) or len(part_a) >= room - 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from openglm.blanks import PartA
 from openglm.errors import OptionError
 from openglm.infill.infiller import Infiller
 from openglm.scoring.predict import Prediction, Scoring, averaged, predict
@@ -49,7 +50,7 @@ def test_numbers_that_a_task_does_not_have() -> None:
 
 
 def prediction(*scores: float) -> Prediction:
-    return Prediction(Question(EMPTY, EMPTY, (), (), ("A", "B")), np.array(scores), np.array(scores))
+    return Prediction(Question(PartA(EMPTY), (), (), ("A", "B")), np.array(scores), np.array(scores))
 
 
 def test_the_average_by_hand() -> None:
@@ -74,8 +75,8 @@ def test_what_several_patterns_say_is_averaged(infiller: Infiller, scoring: Scor
     for row, found in enumerate(together):
         logs = np.mean([np.log(alone[number][row].probabilities) for number in (0, 2)], axis=0)
         assert found.probabilities == pytest.approx(np.exp(logs) / np.exp(logs).sum(), rel=1e-4)
-        assert [variant.part_a.tolist() for variant in found.question.variants] == [
-            alone[number][row].question.part_a.tolist() for number in (0, 2)
+        assert [variant.part_a.ids.tolist() for variant in found.question.variants] == [
+            alone[number][row].question.part_a.ids.tolist() for number in (0, 2)
         ]
     single = answers((1,))
     for one, same in zip(alone[1], single, strict=True):

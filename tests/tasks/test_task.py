@@ -104,7 +104,7 @@ def test_examples_in_the_official_form(name: str, tokenizer: BilingualTokenizer)
         for question in task.questions(examples, tokenizer, config, number):
             assert question.gold is not None
             assert question.prior is not None
-            text = tokenizer.decode(question.part_a.tolist())
+            text = tokenizer.decode(question.part_a.ids.tolist())
             assert "[MASK]" in text
             assert "{" not in text
 
@@ -120,13 +120,13 @@ def test_what_transforms_make(tokenizer: BilingualTokenizer) -> None:
     record = ask("superglue/record")[0]
     assert record.labels == ("Tom", "Ann")
     assert record.golds == (0,)
-    assert "- They won. Then[MASK] won." in tokenizer.decode(record.part_a.tolist())
+    assert "- They won. Then[MASK] won." in tokenizer.decode(record.part_a.ids.tolist())
     first, second = ask("cmrc2019")
     assert (first.gold, second.gold, first.group) == (2, 0, "A")
-    assert "老师[MASK]，医生……。" in tokenizer.decode(first.part_a.tolist())
+    assert "老师[MASK]，医生……。" in tokenizer.decode(first.part_a.ids.tolist())
     assert [question.gold for question in ask("superglue/multirc")] == [1, 0]
-    assert "#老师#走了，*他*在河边" in tokenizer.decode(ask("fewclue/cluewsc")[0].part_a.tolist())
-    assert "Mark told Pete that *he* won ." in tokenizer.decode(ask("superglue/wsc")[0].part_a.tolist())
+    assert "#老师#走了，*他*在河边" in tokenizer.decode(ask("fewclue/cluewsc")[0].part_a.ids.tolist())
+    assert "Mark told Pete that *he* won ." in tokenizer.decode(ask("superglue/wsc")[0].part_a.ids.tolist())
 
 
 def test_shortening_is_counted(infiller: Infiller) -> None:

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from openglm.batches import split_groups
 from openglm.data.samples import SampleMaker
 from openglm.data.spans import Objectives
 from openglm.data.stream import OBJECTIVE_NAMES, BatchStream, Source
 from openglm.network.attention import dense_mask
 from openglm.network.model import GLMModel
+from openglm.tensors import to_tensors
 from openglm.tokenizer import BilingualTokenizer
 from openglm.training.loss import ROWS_AT_ONCE, linear_cross_entropy
-from openglm.training.step import LossModule, StepBatch, forward_losses
+from openglm.training.step import LossModule, forward_losses
 
 
 @pytest.mark.parametrize("count", [1, 7, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 3])
@@ -59,26 +61,25 @@ def stream(source: Source, tokenizer: BilingualTokenizer) -> BatchStream:
 def test_losses_of_a_batch_are_those_of_the_logits(stream: BatchStream, tiny_model: GLMModel) -> None:
     batch = stream.batch(0)
     total, losses, objectives = forward_losses(tiny_model, batch, "fp32")
-    arrays = batch.batch
-    mask = dense_mask(torch.from_numpy(arrays.documents), torch.from_numpy(arrays.in_part_a))
-    logits = tiny_model(torch.from_numpy(arrays.input_ids), torch.from_numpy(arrays.position_ids), mask)
-    chosen = torch.from_numpy(arrays.loss_mask)
-    expected = F.cross_entropy(logits[chosen], torch.from_numpy(arrays.targets)[chosen], reduction="none")
+    mask = dense_mask(torch.from_numpy(batch.documents), torch.from_numpy(batch.in_part_a))
+    logits = tiny_model(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.position_ids), mask)
+    chosen = torch.from_numpy(batch.loss_mask)
+    expected = F.cross_entropy(logits[chosen], torch.from_numpy(batch.targets)[chosen], reduction="none")
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(total, expected.sum(), rtol=1e-4, atol=1e-3)
-    assert objectives.tolist() == batch.objectives[arrays.loss_mask].tolist()
+    assert objectives.tolist() == batch.groups.tolist()
 
 
 def test_sums_of_groups(stream: BatchStream, tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> None:
     """By objective, and with the end tokens apart if that is asked for."""
     training = stream.batch(1)
     _, losses, objectives = forward_losses(tiny_model, training, "fp32")
-    targets = torch.from_numpy(training.batch.targets[training.batch.loss_mask])
+    targets = torch.from_numpy(training.targets[training.loss_mask])
     ends = (tokenizer.markers.eop, tokenizer.eos)
     is_end = torch.isin(targets, torch.tensor(ends))
     assert 0 < is_end.sum() < len(targets)
     module = LossModule(tiny_model, "fp32")
-    plain, split = StepBatch.of(training), StepBatch.of(training, ends=ends)
+    plain, split = to_tensors(training), to_tensors(split_groups(training, ends))
     for batch, groups in ((plain, objectives), (split, objectives + 3 * is_end)):
         total, sums = module(batch)
         expected = [losses[groups == number] for number in range(len(batch.counts))]
@@ -87,4 +88,4 @@ def test_sums_of_groups(stream: BatchStream, tiny_model: GLMModel, tokenizer: Bi
         torch.testing.assert_close(total, losses.sum())
     assert len(plain.counts) == len(OBJECTIVE_NAMES)
     assert plain.positions == 4 * 64
-    assert plain.tokens == int((training.objectives >= 0).sum())
+    assert plain.tokens == int((training.documents >= 0).sum())

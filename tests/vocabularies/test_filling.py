@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openglm.data.tokenise import encode_documents
+from openglm.data.tokenize import encode_documents
 from openglm.errors import ContextLengthError, UnsupportedBlankError
 from openglm.infill.infiller import Infiller
 from openglm.network.config import GLMConfig

@@ -1,4 +1,4 @@
-"""`openglm data`: corpora into tokenised shards, and samples as the model will see them."""
+"""`openglm data`: corpora into tokenized shards, and samples as the model will see them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import OptionError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    prepare = actions.add_parser("prepare", help="tokenise corpus files into one shard; goes on if it was interrupted")
+    prepare = actions.add_parser("prepare", help="tokenize corpus files into one shard; goes on if it was interrupted")
     prepare.add_argument(
         "files",
         nargs="+",

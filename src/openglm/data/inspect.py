@@ -8,7 +8,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from ..blanks import Ids, Layout, fills_of, put_back
+from ..blanks import Ids
+from ..layouts import Layout, fills_of, put_back
 from ..tokenizer import Tokenizer
 
 COLOURS = ("\033[1;32m", "\033[1;36m", "\033[1;35m", "\033[1;33m", "\033[1;34m", "\033[1;31m")

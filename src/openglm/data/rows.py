@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from ..blanks import Flags, Ids
 from ..errors import DataError
-from .samples import DOCUMENT, SENTENCE, Blanked, SampleMaker, Windows
+from .samples import DOCUMENT, SENTENCE, Blanked, SampleMaker, Windows, sentence_end, sentences_up_to
 from .shards import Shard
 from .spans import Spans, draw_lengths
 
@@ -146,33 +146,30 @@ def cut(
     Returns:
         The windows, and [R] bool: whether it was cut at its right within a sentence.
     """
-    whole = last - first <= wanted
     lengths = np.minimum(wanted, last - first)
     starts = first + (rng.random(len(first)) * (last - first - lengths + 1)).astype(np.int64)
-    ends = starts + lengths
     at_start = rng.random(len(first)) < 0.5
-    start_mark = _last_marks(shards, shard, starts)
-    near = (start_mark >= np.maximum(first, starts - lengths // 2)) & (at_start | ~fills) & ~whole
-    ends -= np.where(near, starts - start_mark, 0)
-    starts = np.where(near, start_mark, starts)
-    end_mark = _last_marks(shards, shard, ends)
-    stops = (end_mark >= starts + lengths // 2) & (~at_start | ~fills) & (ends < last)
-    # Where the length is to stay, the window moves to the left as a whole.
-    starts = np.where(stops & fills, np.maximum(first, starts - (ends - end_mark)), starts)
-    ends = np.where(stops, end_mark, ends)
+
+    # The window moves to the left until it begins behind the sentence end before it.
+    mark = _last_sentence_end(shards, shard, starts)
+    near = mark >= np.maximum(first, starts - lengths // 2)
+    starts = np.where(near & (at_start | ~fills) & (last - first > wanted), mark, starts)
+    ends = starts + lengths
+
+    # It ends at the last sentence end in it: it becomes shorter, or moves to the left if it is to keep its length.
+    mark = _last_sentence_end(shards, shard, ends)
+    near = mark >= starts + lengths // 2
+    stops = near & (~at_start | ~fills) & (ends < last)
+    starts = np.where(stops & fills, np.maximum(first, starts - (ends - mark)), starts)
+    ends = np.where(stops, mark, ends)
+
     closed = stops | (ends == last)
     return Windows(shards, shard, starts, ends - starts, closed), ~closed
 
 
-def _last_marks(shards: Sequence[Shard], shard: Ids, where: Ids) -> Ids:
+def _last_sentence_end(shards: Sequence[Shard], shard: Ids, where: Ids) -> Ids:
     """The last sentence end at or before each place; -1 if there is none."""
-    marks = np.full(len(where), -1)
-    for number, source in enumerate(shards):
-        here, known = np.flatnonzero(shard == number), np.asarray(source.sentences)
-        found = np.searchsorted(known, where[here], side="right") - 1
-        some = found >= 0
-        marks[here[some]] = known[found[some]]
-    return marks
+    return sentence_end(shards, shard, sentences_up_to(shards, shard, where) - 1)
 
 
 def _sizes(windows: Windows, blanked: Blanked) -> Ids:

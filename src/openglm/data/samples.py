@@ -13,8 +13,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..blanks import BlankKind, Flags, Ids, Layouts, Markers, blank_out_many, starts_of
+from ..blanks import BlankKind, Flags, Ids, Markers
 from ..errors import OptionError
+from ..layouts import Layouts, blank_out_many, count_up, starts_of
 from ..tokenizer import Tokenizer
 from .shards import Shard
 from .spans import NEAR, Objectives, Spans, document_spans, sentence_spans, token_spans, widen_to_words
@@ -87,31 +88,47 @@ class Windows:
     def sentences(self) -> tuple[Ids, Ids, Ids]:
         """Owner, start and stop (positions in the text) of the sentences of all windows.
 
-        A sentence goes up to its end mark; what follows the last mark counts as one too.
+        A sentence goes up to its end mark; what follows the last mark counts as one too. For one
+        window, without arrays, it would read
+
+            stops = [mark for mark in shard.sentences if start < mark <= end]
+            if not stops or stops[-1] < end:
+                stops.append(end)
+            starts = [start, *stops[:-1]]
+
+        and positions are these numbers less `start - 1`, as `[CLS]` stands in front.
         """
         ends = self.starts + self.lengths
-        first, last = np.empty_like(ends), np.empty_like(ends)
-        unfinished = np.empty(len(self), np.bool_)
-        for number, shard in enumerate(self.shards):
-            here, marks = self.shard == number, np.asarray(shard.sentences)
-            first[here] = np.searchsorted(marks, self.starts[here], side="right")
-            last[here] = np.searchsorted(marks, ends[here], side="right")
-            before = marks[last[here] - 1] if len(marks) else ends[here] - 1
-            unfinished[here] = (last[here] == first[here]) | (before < ends[here])
-        counts = last - first + unfinished
-        owner = np.repeat(np.arange(len(self)), counts)
-        opens = starts_of(counts)
-        number_in_text = np.arange(len(owner)) - opens[owner]
-        mark = (first[owner] + number_in_text).astype(np.int64)
-        is_mark = mark < last[owner]
-        stops = ends[owner]
-        for number, shard in enumerate(self.shards):
-            here = is_mark & (self.shard[owner] == number)
-            stops[here] = np.asarray(shard.sentences)[mark[here]]
-        stops += 1 - self.starts[owner]
-        starts = np.ones_like(stops)
-        starts[1:] = np.where(number_in_text[1:] == 0, 1, stops[:-1])
-        return owner, starts, stops
+        before = sentences_up_to(self.shards, self.shard, self.starts)
+        up_to_end = sentences_up_to(self.shards, self.shard, ends)
+        within = up_to_end - before  # marks inside each window
+        last = sentence_end(self.shards, self.shard, up_to_end - 1)
+        counts = within + ((within == 0) | (last < ends))
+        owner, number = np.repeat(np.arange(len(self)), counts), count_up(counts)
+        marks = sentence_end(self.shards, self.shard[owner], before[owner] + number)
+        stops = np.where(number < within[owner], marks, ends[owner])
+        starts = np.where(number == 0, self.starts[owner], np.roll(stops, 1))
+        first = self.starts[owner] - 1
+        return owner, starts - first, stops - first
+
+
+def sentences_up_to(shards: Sequence[Shard], shard: Ids, where: Ids) -> Ids:
+    """How many sentences of its shard end at or before each place."""
+    out = np.zeros(len(where), np.int64)
+    for number, source in enumerate(shards):
+        here = shard == number
+        out[here] = np.searchsorted(np.asarray(source.sentences), where[here], side="right")
+    return out
+
+
+def sentence_end(shards: Sequence[Shard], shard: Ids, index: Ids) -> Ids:
+    """Where the sentence of this index in its shard ends; -1 if there is none."""
+    out = np.full(len(index), -1)
+    for number, source in enumerate(shards):
+        known = np.asarray(source.sentences)
+        here = np.flatnonzero((shard == number) & (index >= 0) & (index < len(known)))
+        out[here] = known[index[here]]
+    return out
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tokenised corpora on disk: ids, where documents start, where sentences end, a manifest.
+"""Tokenized corpora on disk: ids, where documents start, where sentences end, a manifest.
 
     openglm data prepare --tokenizer DIR --output SHARD FILE...
 
@@ -28,10 +28,10 @@ from ..errors import DataError
 from ..tokenizer import Tokenizer
 from .addresses import expand, file_name, size_of
 from .corpus import documents
-from .tokenise import encode_in_order, join, token_type
+from .tokenize import encode_in_order, join, token_type
 from .writer import BOUNDS, JOURNAL, MANIFEST, SENTENCES, TOKENS, VERSION, ShardWriter
 
-BATCH_CHARACTERS = 200_000  # of text tokenised at a time
+BATCH_CHARACTERS = 200_000  # of text tokenized at a time
 _BLOCK = 1 << 20  # numbers checked at a time
 
 
@@ -46,7 +46,7 @@ def prepare(
     field: str = "text",
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Tokenise files into one shard and return its manifest.
+    """Tokenize files into one shard and return its manifest.
 
     The shard is the same, byte by byte, whatever the number of workers, and however often the
     preparation was killed and begun again: the same call goes on where the last one stopped.
@@ -55,7 +55,7 @@ def prepare(
         addresses: files, patterns or folders (`addresses.expand`).
         output: folder of the shard.
         field: of JSON Lines and Parquet files.
-        workers: processes that tokenise; 0 or 1 for this one alone, None for one per processor
+        workers: processes that tokenize; 0 or 1 for this one alone, None for one per processor
             (this one alone where the corpus is small).
 
     Raises:
@@ -119,13 +119,13 @@ def _batches(files: Sequence[str], field: str, file: int, read: int) -> Iterator
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A tokenised corpus, in memory or mapped into it.
+    """A tokenized corpus, in memory or mapped into it.
 
     Attributes:
         tokens: [total] ids of all documents, end to end.
         bounds: [documents + 1] where each document starts; the last is the total.
         sentences: [sentences] int64, rising: positions behind the last token of each sentence
-            (the rule is `tokenise.sentence_ends`).
+            (the rule is `tokenize.sentence_ends`).
         manifest: counts, tokenizer identity; of a prepared shard also hash and sources.
         origin: folder, first and last document (exclusive), if the arrays are mapped from files.
     """

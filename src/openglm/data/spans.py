@@ -21,8 +21,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..blanks import Flags, Ids, starts_of
+from ..blanks import Flags, Ids
 from ..errors import OptionError
+from ..layouts import starts_of
 
 MAX_SPAN = 39  # the published table of Poisson weights ends here
 NEAR = 3  # context noise falls on the tokens this close to a span

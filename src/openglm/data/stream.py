@@ -16,20 +16,19 @@ from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..batches import Batch, place
-from ..blanks import Layout
+from ..batches import Arrays, Batch, collate
 from ..errors import DataError, OptionError
+from ..layouts import Layout
 from .rows import SHORTEST_CUT, FilledRows, RowFiller, too_short
 from .samples import OBJECTIVE_NAMES, SampleMaker
 from .shards import Shard
 
-__all__ = ["OBJECTIVE_NAMES", "BatchStream", "Corpus", "Source", "TrainingBatch"]
+__all__ = ["OBJECTIVE_NAMES", "BatchStream", "Corpus", "Source"]
 
 
 class Corpus(Protocol):
-    """Tokenised documents: all of a prepared corpus, or those of a text stream that are at hand."""
+    """Tokenized documents: all of a prepared corpus, or those of a text stream that are at hand."""
 
     def at(self, number: int) -> Shard:
         """The documents that batch `number` is drawn from."""
@@ -42,14 +41,6 @@ class Source:
     name: str
     shard: Corpus
     weight: float
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """A packed batch and, per position, the objective it came from (-1 on padding), [B, S]."""
-
-    batch: Batch
-    objectives: NDArray[np.int8]
 
 
 class BatchStream:
@@ -89,8 +80,8 @@ class BatchStream:
         weights = np.array([source.weight for source in sources], np.float64)
         self._cumulative = np.cumsum(weights / weights.sum())
 
-    def batch(self, number: int) -> TrainingBatch:
-        """The batch of this number; the same for the same number, always.
+    def batch(self, number: int) -> Batch[Arrays]:
+        """The batch of this number; the same for the same number, always. Its groups are the objectives.
 
         Raises:
             DataError: the documents are too short to cut a span from any of them.
@@ -100,10 +91,14 @@ class BatchStream:
         layouts = self.maker.lay_out(rng, filled.windows, filled.blanked)
         bounds = np.searchsorted(filled.row, np.arange(self.rows + 1)).tolist()
         rows = [range(a, b) for a, b in pairwise(bounds)]
-        batch = place(layouts, rows, self.length, self.maker.eos)
-        objectives = np.full(batch.input_ids.shape, -1, np.int8)
-        objectives[batch.used_mask] = np.repeat(filled.blanked.objectives, layouts.lengths)
-        return TrainingBatch(batch, objectives)
+        return collate(
+            layouts,
+            rows,
+            self.length,
+            self.maker.eos,
+            groups=filled.blanked.objectives,
+            group_count=len(OBJECTIVE_NAMES),
+        )
 
     def rows_of_samples(self, number: int) -> Iterator[list[tuple[Layout, str]]]:
         """The samples of this batch's rows, each with its objective; errors as in `batch`."""

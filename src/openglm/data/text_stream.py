@@ -1,10 +1,10 @@
 """Training straight from text files: a window of documents that moves along as batches are drawn.
 
-    files -> shuffled by pass -> one document of each in turn -> tokenised -> window (a `Shard`)
+    files -> endless sequence of documents -> tokenized -> window (a `Shard`)
 
 Batch `number` is drawn from the window `TextStream.at(number)`, which depends on the files,
 the seed and the number alone. A resumed run therefore sees what one that never stopped
-sees; documents that are over by then are read past without being tokenised.
+sees; documents that are over by then are read past without being tokenized.
 
 Knows nothing about how samples are made of a window.
 """
@@ -12,10 +12,11 @@ Knows nothing about how samples are made of a window.
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from numpy.typing import NDArray
 from ..errors import DataError, OptionError
 from ..tokenizer import Tokenizer
 from .addresses import expand, is_remote
-from .corpus import documents, in_turn
+from .document_sequence import DocumentSequence
 from .shards import Shard, is_shard
-from .tokenise import token_type
+from .tokenize import token_type
 
 WINDOW_DOCUMENTS = 20_000
 WINDOW_TOKENS = 4_000_000
@@ -35,11 +36,55 @@ WINDOW_BATCHES = 16  # a window holds at least so many batches
 MOVES = 64  # moves in which a window is replaced by the next
 
 
-class TextStream:
-    """A corpus in text files as windows of tokenised documents.
+@dataclass(frozen=True)
+class _Measures:
+    """What the first window has shown.
 
-    The documents are an endless sequence: the files over and over, in every pass in another
-    order drawn from `seed`, one document of each in turn (`corpus.interleaved`). The window of a
+    Attributes:
+        window: documents of a window.
+        mean_length: tokens of a document.
+        whole: whether the window holds the whole corpus.
+    """
+
+    window: int
+    mean_length: float
+    whole: bool
+
+    @property
+    def step(self) -> int:
+        """The window moves by multiples of this many documents, so that it seldom needs to be put together."""
+        return max(1, self.window // MOVES)
+
+
+@dataclass
+class _Window:
+    """Documents `first`, `first + 1`, ... of the sequence, tokenized.
+
+    Attributes:
+        first: number of the first of them.
+        ids: token ids of each.
+        reader: gives the document behind the last of them; None: it has to be opened there.
+        shard: the documents put together; None until they are.
+        process: that opened the reader; files opened before a fork are shared with the parent.
+    """
+
+    first: int = 0
+    ids: deque[NDArray[Any]] = field(default_factory=deque)
+    reader: Iterator[tuple[int, str]] | None = None
+    shard: Shard | None = None
+    process: int = field(default_factory=os.getpid)
+
+    @property
+    def end(self) -> int:
+        """Number of the document behind the last one."""
+        return self.first + len(self.ids)
+
+
+class TextStream:
+    """A corpus in text files as windows of tokenized documents.
+
+    The documents are an endless sequence (`DocumentSequence`): the files over and over, in every
+    pass in another order drawn from `seed`, one document of each in turn. The window of a
     batch is a run of them. It moves on by as many documents as a batch draws tokens for, so
     a document stays in it until about as many tokens have been drawn as it brought. A corpus
     no larger than the window is held whole, and nothing moves.
@@ -47,7 +92,7 @@ class TextStream:
     Within a window documents are drawn at random, so the window is what shuffles the corpus
     beyond the mixing of files. 20,000 documents or 4 million tokens, whichever is reached
     first, is a hundred batches and more of usual sizes, so that neighbours in a file seldom
-    meet in a batch; it is tokenised in seconds when a run starts, and takes about 10 MB. At
+    meet in a batch; it is tokenized in seconds when a run starts, and takes about 10 MB. At
     least 16 batches always fit.
 
     Args:
@@ -78,13 +123,12 @@ class TextStream:
     ) -> None:
         if (window is not None and window < 1) or hold_out < 0 or seed < 0:
             raise OptionError("a text stream needs a window of 1 document or more, and hold_out and seed of 0 or more")
-        self.files = expand(addresses)
-        self.tokenizer, self.field, self.seed, self.hold_out = tokenizer, field, seed, hold_out
+        self.documents = DocumentSequence(expand(addresses), field=field, seed=seed, hold_out=hold_out)
+        self.tokenizer = tokenizer
         self._asked_window = window
         self._tokens_per_batch: float | None = None
-        self._held_of_file: Counter[str] | None = None  # documents held out at the start of each file
-        self._in_pass: int | None = None  # documents of a pass, once one has been read
-        self._forget_measures()
+        self._measures: _Measures | None = None
+        self._current = _Window()
 
     def configure(self, tokens_per_batch: float) -> None:
         """Say how many tokens a batch draws from this stream; sets how fast the window moves.
@@ -95,14 +139,17 @@ class TextStream:
         if not tokens_per_batch > 0:
             raise OptionError(f"a batch must draw tokens from the stream, not {tokens_per_batch}")
         if tokens_per_batch != self._tokens_per_batch:
-            self._tokens_per_batch = tokens_per_batch
-            self._forget_measures()
+            self._tokens_per_batch, self._measures = tokens_per_batch, None
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Addresses of its files."""
+        return self.documents.files
 
     @property
     def window(self) -> int:
         """Documents of a window."""
-        self._measure()
-        return self._window
+        return self._measured().window
 
     @property
     def advance(self) -> float:
@@ -113,12 +160,12 @@ class TextStream:
         Raises:
             OptionError: the size of batches is not known (`configure`).
         """
-        self._measure()
-        if self._whole:
+        measures = self._measured()
+        if measures.whole:
             return 0.0
         if self._tokens_per_batch is None:
             raise OptionError("the stream does not know how many tokens a batch draws: call configure() first")
-        return min(self._tokens_per_batch / self._mean_length, float(self._window - self._step + 1))
+        return min(self._tokens_per_batch / measures.mean_length, float(measures.window - measures.step + 1))
 
     @cached_property
     def held_out(self) -> Shard | None:
@@ -127,11 +174,9 @@ class TextStream:
         Raises:
             DataError: the corpus has no more documents than are to be held out, or they hold no tokens.
         """
-        if not self.hold_out:
+        if not self.documents.hold_out:
             return None
-        self._count_held()
-        texts = islice(self._first_pass(), self.hold_out)
-        return Shard.from_documents([self._encode(text) for _, text in texts], self.tokenizer)
+        return Shard.from_documents([self._encode(text) for text in self.documents.held_out()], self.tokenizer)
 
     def at(self, number: int) -> Shard:
         """The window that batch `number` is drawn from, in memory.
@@ -144,69 +189,47 @@ class TextStream:
             DataError: the files cannot be read, hold no documents, or are not what they were.
             OptionError: `configure` has not been called (number 0 does without).
         """
-        self._measure()
         start = self.first_document(number)
-        if self._shard is None or start != self._first:
+        if self._current.shard is None or start != self._current.first:
             self._move(start)
-        assert self._shard is not None
-        return self._shard
+        assert self._current.shard is not None
+        return self._current.shard
 
     def first_document(self, number: int) -> int:
         """Where in the endless sequence the window of batch `number` starts."""
-        self._measure()
-        if number == 0 or self._whole:
+        measures = self._measured()
+        if number == 0 or measures.whole:
             return 0
-        return int(number * self.advance) // self._step * self._step
-
-    @property
-    def _step(self) -> int:
-        """The window moves by multiples of this many documents, so that it seldom needs to be put together."""
-        return max(1, self._window // MOVES)
+        return int(number * self.advance) // measures.step * measures.step
 
     # --- the window ------------------------------------------------------------------
 
-    def _forget_measures(self) -> None:
-        self._window = 0  # 0: not measured yet
-        self._mean_length = 0.0
-        self._whole = False
-        self._forget_window()
-
-    def _forget_window(self) -> None:
-        self._first = 0
-        self._ids: deque[NDArray[Any]] = deque()
-        self._reader: Iterator[tuple[int, str]] | None = None
-        self._shard: Shard | None = None
-        self._process = os.getpid()
-
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the window and the open files; measures are kept."""
-        gone = dict.fromkeys(("_ids", "_reader", "_shard"))
-        return {name: value for name, value in self.__dict__.items() if name not in gone}
+        return {name: value for name, value in self.__dict__.items() if name != "_current"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget_window()
+        self._current = _Window()
 
-    def _measure(self) -> None:
-        """Size of the window, and mean length of its documents, from the first window."""
-        if self._window:
-            return
-        self._forget_window()
+    def _measured(self) -> _Measures:
+        """Size of the window, and mean length of its documents, from the first window, which is read for it."""
+        if self._measures is not None:
+            return self._measures
+        self._current = window = _Window()
         enough = WINDOW_BATCHES * (self._tokens_per_batch or 0)
-        reader, tokens, following = self._read_from(0), 0, None
-        for pass_number, text in reader:
-            if pass_number or self._full(len(self._ids), tokens, enough):
-                following = pass_number, text
+        reader, tokens = self.documents.read_from(0), 0
+        for passes, text in reader:
+            if passes or self._full(len(window.ids), tokens, enough):
                 break
-            self._ids.append(self._encode(text))
-            tokens += len(self._ids[-1])
-        assert following is not None
+            window.ids.append(self._encode(text))
+            tokens += len(window.ids[-1])
         if not tokens:
-            raise DataError(f"no tokens in the first {len(self._ids)} documents of {self._named()}")
-        self._whole = following[0] > 0
-        self._reader = None if self._whole else chain([following], reader)
-        self._mean_length = tokens / len(self._ids)
-        self._window = len(self._ids)
+            raise DataError(f"no tokens in the first {len(window.ids)} documents of {self.documents}")
+        whole = passes > 0
+        window.reader = None if whole else chain([(passes, text)], reader)
+        self._measures = _Measures(len(window.ids), tokens / len(window.ids), whole)
+        return self._measures
 
     def _full(self, count: int, tokens: int, enough: float) -> bool:
         if self._asked_window is not None:
@@ -214,94 +237,44 @@ class TextStream:
         return tokens >= enough and (count >= WINDOW_DOCUMENTS or tokens >= WINDOW_TOKENS)
 
     def _move(self, start: int) -> None:
-        if self._process != os.getpid():  # files opened before a fork are shared with the parent
-            self._reader, self._process = None, os.getpid()
-        if start < self._first:
-            self._forget_window()
-        ahead = self._first + len(self._ids)  # the next document of the reader
-        if start < ahead:
-            for _ in range(start - self._first):
-                self._ids.popleft()
+        """Make `start` the first document of the window."""
+        if start < self._current.first:
+            self._current = _Window()
+        window = self._current
+        if window.process != os.getpid():
+            window.reader, window.process = None, os.getpid()
+        if start < window.end:
+            for _ in range(start - window.first):
+                window.ids.popleft()
         else:
-            self._ids.clear()
-            self._skip(ahead, start)
-            ahead = start
-        self._first, self._shard = start, None
-        if len(self._ids) < self._window:
-            self._reader = self._reader or self._read_from(ahead)
-            self._ids.extend(self._encode(text) for _, text in islice(self._reader, self._window - len(self._ids)))
+            self._skip(window, start)
+            window.ids.clear()
+        window.first, window.shard = start, None
+        self._fill(window)
         try:
-            self._shard = Shard.from_documents(self._ids, self.tokenizer)
+            window.shard = Shard.from_documents(window.ids, self.tokenizer)
         except DataError as error:
-            raise DataError(f"documents {start} and following of {self._named()}: {error}") from error
+            raise DataError(f"documents {start} and following of {self.documents}: {error}") from error
 
-    def _skip(self, ahead: int, start: int) -> None:
-        """Read on from document `ahead` to `start`; a pass or more of them is not read but counted."""
-        while ahead < start and self._reader is not None:
-            if self._in_pass is not None and start - ahead >= self._in_pass:
-                self._reader = None
-            else:
-                next(self._reader)
-                ahead += 1
+    def _skip(self, window: _Window, start: int) -> None:
+        """Read on to document `start`; a pass or more of documents is not read but counted."""
+        for number in range(window.end, start):
+            in_pass = self.documents.in_pass
+            if in_pass is not None and start - number >= in_pass:
+                window.reader = None
+            if window.reader is None:
+                return
+            next(window.reader)
+
+    def _fill(self, window: _Window) -> None:
+        missing = self._measured().window - len(window.ids)
+        if missing > 0:
+            if window.reader is None:
+                window.reader = self.documents.read_from(window.end)
+            window.ids.extend(self._encode(text) for _, text in islice(window.reader, missing))
 
     def _encode(self, text: str) -> NDArray[Any]:
         return np.asarray(self.tokenizer.encode(text), token_type(self.tokenizer))
-
-    # --- the endless sequence of documents -----------------------------------------------
-
-    def _read_from(self, index: int) -> Iterator[tuple[int, str]]:
-        """Documents of the endless sequence from `index` on, with the number of their pass."""
-        number = 0
-        while True:
-            if self._in_pass is not None:
-                number, index = number + index // self._in_pass, index % self._in_pass
-            count = 0
-            for text in self._pass(number):
-                count += 1
-                if index:
-                    index -= 1
-                else:
-                    yield number, text
-            if not count:
-                raise DataError(f"no documents in {self._named()}")
-            if self._in_pass not in (None, count):
-                raise DataError(
-                    f"{self._named()}: {count} documents where an earlier pass found {self._in_pass}; "
-                    "the files must stay as they are while they are read"
-                )
-            self._in_pass = count
-            number += 1
-
-    def _pass(self, number: int) -> Iterator[str]:
-        held = self._count_held()
-        if number == 0:
-            return (text for _, text in islice(self._first_pass(), self.hold_out, None))
-        files = self._order(number)
-        return in_turn(islice(documents(file, field=self.field), held[file], None) for file in files)
-
-    def _first_pass(self) -> Iterator[tuple[str, str]]:
-        """File and text of all documents of the first pass, those held out too."""
-        return in_turn(zip(repeat(file), documents(file, field=self.field)) for file in self._order(0))
-
-    def _order(self, number: int) -> list[str]:
-        order = np.random.default_rng([self.seed, number]).permutation(len(self.files))
-        return [self.files[i] for i in order]
-
-    def _count_held(self) -> Counter[str]:
-        """How many documents at the start of each file are held out: always its first ones."""
-        if self._held_of_file is None:
-            first = self._first_pass()
-            held = Counter(file for file, _ in islice(first, self.hold_out))
-            if self.hold_out and next(first, None) is None:
-                raise DataError(
-                    f"{self._named()}: {held.total()} documents in all, too few to hold out {self.hold_out} of them"
-                )
-            self._held_of_file = held
-        return self._held_of_file
-
-    def _named(self) -> str:
-        more = f" and {len(self.files) - 3} more files" if len(self.files) > 3 else ""
-        return ", ".join(self.files[:3]) + more
 
 
 def open_corpus(

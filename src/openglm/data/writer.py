@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import digest_of_file, lock_file, replacing, write_atomically
-from .tokenise import Encoded
+from .tokenize import Encoded
 
 VERSION = 2  # 1 had no sentences and no version
 MANIFEST, TOKENS, BOUNDS, SENTENCES = "manifest.json", "tokens.bin", "bounds.npy", "sentences.npy"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blanks import Layout, PartBState
+from ..layouts import Layout, PartBState
 from .job import Job, JobOutput
 from .model_runner import Input, ModelRunner
 from .options import FillOptions

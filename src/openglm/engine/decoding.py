@@ -16,7 +16,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..blanks import Layout, PartBState
+from ..layouts import Layout, PartBState
 from .job import Event, Job, JobOutput
 from .model_runner import Input, ModelRunner
 from .options import FillOptions

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from ..blanks import Layout
+from ..layouts import Layout
 from .model_runner import Input, ModelRunner
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..batches import NO_DOCUMENT, pad
-from ..blanks import Layout
+from ..layouts import Layout
 from ..network.attention import dense_mask
 from ..network.cache import Cache
 from ..network.model import GLMModel
-from ..tensors import BatchTensors
+from ..tensors import to_tensors
 
 Input = tuple[int, int, int]  # token id, position, block position
 
@@ -101,7 +101,7 @@ def prefill_logits(
     model: GLMModel, layouts: Sequence[Layout], pad_id: int, cache: Cache, hidden_states: HiddenStates
 ) -> Tensor:
     """One pass over whole texts, padded to the longest; the logits after the last token of each, [R, V]."""
-    tensors = BatchTensors.of(pad(layouts, pad_id), model.word_embeddings.weight.device)
+    tensors = to_tensors(pad(layouts, pad_id), model.word_embeddings.weight.device)
     plain = bool(tensors.in_part_a.all())
     mask = None if plain else dense_mask(tensors.documents, tensors.in_part_a)
     hidden_BSD = hidden_states(tensors.input_ids, tensors.position_ids, mask, cache=cache)

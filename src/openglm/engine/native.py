@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..blanks import Layout
 from ..errors import OptionError
 from ..files import replacing
+from ..layouts import Layout
 from ..network.attention import tokens_seen
 from ..network.config import GLMConfig
 from .pages import BlockTable, PagePool, page_numbers

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..blanks import Layout
+from ..layouts import Layout
 from ..network.attention import attend
 from .pages import PAGE_SIZE, BlockTable, PagePool, page_numbers
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..blanks import Layout
+from ..layouts import Layout
 from ..network.cache import Cache
 from ..network.model import GLMModel
 from .model_runner import HiddenStates, Input, decode_logits, in_groups, prefill_logits

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..blanks import Layout
+from ..layouts import Layout
 from ..network.attention import attend
 from ..network.model import GLMModel
 from .model_runner import Input, decode_logits, in_groups, prefill_logits

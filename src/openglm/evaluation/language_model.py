@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..blanks import BlankKind, Layout
+from ..blanks import BlankKind
 from ..errors import InputError, OptionError, UnsupportedBlankError
 from ..infill.infiller import Infiller
+from ..layouts import Layout
 from ..scoring.targets import OnDone, target_logprobs
 from .windows import Signs, last_word, starts, windows
 

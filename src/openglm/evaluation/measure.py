@@ -16,7 +16,7 @@ from .language_model import DIRECTIONS, count_windows, last_words, perplexity
 from .options import EvalOptions
 from .progress import Bar
 from .texts import read_requests, read_texts, references_of
-from .wikitext import detokenise
+from .wikitext import detokenize
 
 TEXTS_AT_ONCE = 64
 MOST_REFERENCES = 16
@@ -46,7 +46,7 @@ def settings_of(row: Entry, options: EvalOptions) -> dict[str, Any]:
 
 def _perplexity(row: Entry, path: Path, infiller: Infiller, options: EvalOptions) -> Measured:
     originals = read_texts(path, lines=False, limit=options.limit)
-    texts = [detokenise(text) for text in originals] if row.restored else originals
+    texts = [detokenize(text) for text in originals] if row.restored else originals
     context = infiller.model.config.max_sequence_length
     length = options.sequence_length or min(1024, context)
     stride = options.stride or max(1, length // 4)

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..blanks import Markers, lay_out
+from ..blanks import Markers, PartA
 from ..engine.model_runner import ModelRunner
 from ..engine.runners import runner_for
 from ..errors import OptionError
+from ..layouts import lay_out
 from ..network.model import GLMModel
 from ..network.quantization import KERNELS, Int8Linear, Plain, activation_limit
 
@@ -158,7 +159,7 @@ def measure(
     rng = np.random.default_rng(0)
     for context in contexts:
         layouts = [
-            lay_out(rng.integers(0, min(markers.sop, eos), context), [context // 2], [[]], markers)
+            lay_out(PartA(rng.integers(0, min(markers.sop, eos), context), np.array([context // 2])), [[]], markers)
             for _ in range(max(batches))
         ]
         work = 2.0 * (context * (numbers - projection) + projection)

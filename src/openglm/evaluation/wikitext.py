@@ -20,7 +20,7 @@ _BEFORE = re.compile(r" (?=[,.;:!?](?:\s|$)|'s\b|['’](?:t|re|ve|ll|d|m)\b)")
 _DEGREE = re.compile(r" ?° ?(?=[CFK]\b)")
 
 
-def detokenise(text: str) -> str:
+def detokenize(text: str) -> str:
     """The text with its spaces put right; anything that is not a mark of the corpus stays."""
     text = _JOIN.sub(r"\1", text)
     text = _BEFORE.sub("", _PLURAL.sub("'", text))

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..blanks import Ids, Layout, Markers, lay_out
+from ..blanks import Ids, Markers, PartA
 from ..errors import OptionError
+from ..layouts import Layout, lay_out
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def windows(tokens: Ids, signs: Signs, *, window: int, stride: int, unidirection
 def _window(prompt: Ids, rest: Ids, skipped: int, signs: Signs, *, eos: bool = False) -> Layout:
     """`[CLS] prompt blank` and the rest, of which the first `skipped` tokens are not scored."""
     part_a = np.array([signs.cls, *prompt, signs.blank, *([signs.eos] if eos else [])], np.int64)
-    layout = lay_out(part_a, [len(prompt) + 1], [rest], signs.markers, ends_with_eop=False)
+    layout = lay_out(PartA(part_a, np.array([len(prompt) + 1])), [rest], signs.markers, ends_with_eop=False)
     scored = layout.loss_mask.copy()
     scored[len(part_a) : len(part_a) + skipped] = False
     return dataclasses.replace(layout, loss_mask=scored)

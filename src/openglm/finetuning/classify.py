@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..batches import group_by_length
 from ..blanks import Ids
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import DataError
@@ -192,15 +193,10 @@ def head_prediction(labels: Sequence[str], logits: torch.Tensor) -> dict[str, An
 def head_logits(model: HeadModel, texts: Sequence[Ids], tokenizer: Tokenizer) -> torch.Tensor:
     """[n, L] float32 on the CPU; texts of similar length share a pass."""
     out = torch.zeros(len(texts), model.final_layer.out_features)
-    device, group = model.final_layer.weight.device, []
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    for place, i in enumerate(order):
-        group.append(i)
-        following = order[place + 1] if place + 1 < len(order) else None
-        if following is None or (len(group) + 1) * len(texts[following]) > TOKENS_AT_ONCE:
-            batch = TextBatch.of([texts[j] for j in group], [0] * len(group), [1.0] * len(group), tokenizer.markers)
-            out[group] = model(batch.to(device)).float().cpu()
-            group = []
+    device = model.final_layer.weight.device
+    for group in group_by_length([len(text) for text in texts], TOKENS_AT_ONCE):
+        batch = TextBatch.of([texts[i] for i in group], [0] * len(group), [1.0] * len(group), tokenizer.markers)
+        out[group] = model(batch.to(device)).float().cpu()
     return out
 
 

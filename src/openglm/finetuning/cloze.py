@@ -116,11 +116,10 @@ def empty_contexts(questions: Sequence[Question]) -> tuple[list[Question], Tenso
     for question in questions:
         if question.prior is None:
             raise OptionError("this task has no empty context to calibrate with; set objective.calibrate to no")
-        key = (question.prior.key, question.candidates)
+        key = (question.prior, question.candidates)
         if key not in starts:
             starts[key], end = end, end + len(question.candidates)
-            prior = question.prior
-            found.append(dataclasses.replace(question, part_a=prior.part_a, blank_positions=prior.blank_positions))
+            found.append(dataclasses.replace(question, part_a=question.prior))
         numbers += range(starts[key], starts[key] + len(question.candidates))
     return found, torch.tensor(numbers)
 
@@ -224,7 +223,7 @@ class ClozePlan(Plan):
 
 def _key(question: Question) -> bytes:
     """Equal for equal questions: the text, and the answers where each brings its own, in all its variants."""
-    return b"".join(variant.part_a.tobytes() + repr(variant.candidates).encode() for variant in question.variants)
+    return b"".join(variant.part_a.ids.tobytes() + repr(variant.candidates).encode() for variant in question.variants)
 
 
 class ClozeJob(Job):

@@ -12,7 +12,9 @@ import math
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from ..batches import Batch
 from ..checkpoints.checkpoint import Checkpoint
 from ..data.addresses import expand
 from ..data.corpus import documents
@@ -21,8 +23,9 @@ from ..data.shards import Shard, is_shard
 from ..data.stream import BatchStream, Source
 from ..errors import DataError
 from ..network.model import GLMModel
+from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
-from ..training.step import LossModule, StepBatch
+from ..training.step import LossModule
 from .jobs import SPLITS, Evaluation, Job, Plan, digest_of
 from .recipe import FinetuneRecipe
 
@@ -95,15 +98,15 @@ class DocumentJob(Job):
         rows = run.batch_size // run.accumulate
         self._stream = self._draw("train", rows, seed)
         self.batches = max(1, math.ceil(len(plan.shards["train"].tokens) / (rows * plan.length)))
-        self._fixed: dict[str, list[StepBatch]] = {}
+        self._fixed: dict[str, list[Batch[Tensor]]] = {}
 
     def _draw(self, split: str, rows: int, seed: int) -> BatchStream:
         source = Source(split, self.plan.shards[split], 1.0)
         return BatchStream([source], self.plan.maker, rows=rows, length=self.plan.length, seed=seed)
 
-    def batch(self, number: int) -> StepBatch:
+    def batch(self, number: int) -> Batch[Tensor]:
         """Micro-batch `number`."""
-        return StepBatch.of(self._stream.batch(number))
+        return to_tensors(self._stream.batch(number))
 
     def describe(self, number: int) -> str:
         """How large it is."""
@@ -123,11 +126,11 @@ class DocumentJob(Job):
         rows = [{"objective": name, "loss": s / n, "targets": n} for name, s, n in each if n]
         return Evaluation(sum(sums) / max(1, sum(counts)), {}, rows)
 
-    def _samples(self, split: str) -> list[StepBatch]:
+    def _samples(self, split: str) -> list[Batch[Tensor]]:
         if split not in self._fixed:
             tokens = len(self.plan.shards[split].tokens)
             rows = max(1, min(8, math.ceil(tokens / self.plan.length)))
             count = max(1, min(EVALUATION_BATCHES, math.ceil(tokens / (rows * self.plan.length))))
             stream = self._draw(split, rows, EVALUATION_SEED)
-            self._fixed[split] = [StepBatch.of(stream.batch(number)) for number in range(count)]
+            self._fixed[split] = [to_tensors(stream.batch(number)) for number in range(count)]
         return self._fixed[split]

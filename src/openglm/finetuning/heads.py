@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..batches import pad
-from ..blanks import Ids, Markers, lay_out
+from ..batches import Batch, pad
+from ..blanks import Ids, Markers, PartA
 from ..checkpoints import beside
 from ..errors import CheckpointError
 from ..files import write_atomically
+from ..layouts import lay_out
 from ..network.attention import dense_mask
 from ..network.model import GLMModel
-from ..tensors import each_tensor
+from ..tensors import to_tensors
 
 FORMAT = "openglm-head"
 
@@ -52,8 +53,9 @@ class HeadModel(nn.Module):
 
     def forward(self, batch: TextBatch) -> Tensor:
         """Logits, [B, L]."""
-        mask = dense_mask(batch.documents, batch.in_part_a)
-        hidden_BSD = self.model.hidden_states(batch.input_ids, batch.position_ids, mask)
+        rows = batch.rows
+        mask = dense_mask(rows.documents, rows.in_part_a)
+        hidden_BSD = self.model.hidden_states(rows.input_ids, rows.position_ids, mask)
         pooled = torch.tanh(self.pool_layer(self.dropout(hidden_BSD[:, 0])))
         logits: Tensor = self.final_layer(self.dropout(pooled))
         return logits
@@ -64,32 +66,21 @@ class TextBatch:
     """Texts without blanks, B rows of S tokens, and the label of each.
 
     Attributes:
-        input_ids: [B, S] int64, position_ids: [B, 2, S] int64.
-        documents: [B, S] int64, in_part_a: [B, S] bool; see `attention`.
+        rows: the texts, one per row.
         gold: [B] int64, weights: [B] float32.
-        tokens: positions that are not padding.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    documents: Tensor
-    in_part_a: Tensor
+    rows: Batch[Tensor]
     gold: Tensor
     weights: Tensor
-    tokens: int
 
     @classmethod
     def of(cls, texts: Sequence[Ids], gold: Sequence[int], weights: Sequence[float], markers: Markers) -> TextBatch:
         """Pad token ids, `[CLS]` and end included, to one batch."""
-        batch = pad([lay_out(text, [], [], markers) for text in texts], markers.eop)
         return cls(
-            torch.from_numpy(batch.input_ids),
-            torch.from_numpy(batch.position_ids),
-            torch.from_numpy(batch.documents),
-            torch.from_numpy(batch.in_part_a),
-            torch.tensor(list(gold), dtype=torch.int64),
-            torch.tensor(np.array(weights, np.float32)),
-            int(batch.used_mask.sum()),
+            rows=to_tensors(pad([lay_out(PartA(text), [], markers) for text in texts], markers.eop)),
+            gold=torch.tensor(list(gold), dtype=torch.int64),
+            weights=torch.tensor(np.array(weights, np.float32)),
         )
 
     @property
@@ -98,17 +89,22 @@ class TextBatch:
         return (len(self.gold),)
 
     @property
+    def tokens(self) -> int:
+        """Positions that are not padding."""
+        return self.rows.tokens
+
+    @property
     def positions(self) -> int:
         """B S."""
-        return self.input_ids.numel()
+        return self.rows.positions
 
     def to(self, device: torch.device) -> TextBatch:
         """On another device."""
-        return each_tensor(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return TextBatch(self.rows.to(device), self.gold.to(device), self.weights.to(device))
 
     def pin_memory(self) -> TextBatch:
         """In memory from which a GPU copies on its own."""
-        return each_tensor(self, Tensor.pin_memory)
+        return TextBatch(self.rows.pin_memory(), self.gold.pin_memory(), self.weights.pin_memory())
 
 
 class HeadLoss(nn.Module):
@@ -120,7 +116,7 @@ class HeadLoss(nn.Module):
 
     def forward(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """The sum of the losses in nats (differentiable), and the same in its one group, [1]."""
-        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(batch.rows.input_ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.model(batch)
         total = (F.cross_entropy(logits.float(), batch.gold, reduction="none") * batch.weights).sum()
         return total, total.detach().reshape(1)

@@ -1,6 +1,6 @@
 """What every kind of fine-tuning brings to the run: a plan, and for each seed a job.
 
-    files -> Plan: examples read, checked, tokenised    (once, before any weight is loaded)
+    files -> Plan: examples read, checked, tokenized    (once, before any weight is loaded)
     Plan + network -> Job: module, batches, evaluation  (once per seed)
 
 A kind is one module with these two classes. Knows nothing about the loop, files of a run, or
@@ -122,7 +122,7 @@ class Job(ABC):
 
 
 class Plan(ABC):
-    """Examples read, checked and tokenised.
+    """Examples read, checked and tokenized.
 
     Attributes:
         recipe: of the run.

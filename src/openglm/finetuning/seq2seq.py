@@ -14,23 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..batches import pad
-from ..blanks import BlankedText, Layout, behind, lay_out
+from ..batches import Batch, group_by_length, pad
+from ..blanks import BlankedText
 from ..checkpoints.checkpoint import Checkpoint
-from ..data.samples import KINDS, OBJECTIVE_NAMES
-from ..data.stream import TrainingBatch
 from ..errors import ContextLengthError, DataError
 from ..infill.infiller import Infiller
+from ..layouts import Layout, fills_of, lay_out
 from ..network.model import GLMModel
 from ..tasks.examples import Example, read_examples
 from ..tasks.pattern import Pattern
+from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
 from ..training.loss import linear_cross_entropy
-from ..training.step import StepBatch, predicting_states
+from ..training.step import predicting_states
 from .jobs import SPLITS, Epochs, Evaluation, Job, Measure, Plan, digest_of
 from .recipe import FinetuneRecipe
 from .tasks import note_overlap
@@ -65,23 +64,18 @@ class SmoothedLoss(nn.Module):
         super().__init__()
         self.model, self.smoothing, self.precision = model, smoothing, precision
 
-    def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of the losses in nats (differentiable), and the cross-entropy in each group, [G]."""
         hidden_MD = predicting_states(self.model, batch, self.precision, many_shapes=True)
         table = self.model.word_embeddings.weight
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        total, losses = linear_cross_entropy(hidden_MD, table, batch.targets, dtype=dtype)
+        targets = batch.chosen_targets
+        total, losses = linear_cross_entropy(hidden_MD, table, targets, dtype=dtype)
         if self.training and self.smoothing:
             # mean over v of -log p(v) = CE + logit(target) - mean logit: no logit but the target's is needed.
-            gap = (hidden_MD.float() * (table[batch.targets] - table.mean(0)).float()).sum()
+            gap = (hidden_MD.float() * (table[targets] - table.mean(0)).float()).sum()
             total = total + self.smoothing * gap
         return total, losses.new_zeros(len(batch.counts)).index_add_(0, batch.groups, losses)
-
-
-def step_batch(layouts: Sequence[Layout], group: int, pad_id: int) -> StepBatch:
-    """Layouts, one per row, as a batch whose losses are reported under one objective."""
-    batch = pad(layouts, pad_id)
-    return StepBatch.of(TrainingBatch(batch, np.where(batch.used_mask, group, -1).astype(np.int8)))
 
 
 class Seq2SeqPlan(Plan):
@@ -125,8 +119,8 @@ class Seq2SeqPlan(Plan):
             filled = self.pattern.fill(values, tokenizer, self.room)
         except (DataError, ContextLengthError) as error:
             raise type(error)(f"{example.where}: {error}") from error
-        context = filled.context(tokenizer)
-        if len(context.blank_positions) != 1:
+        part_a = filled.part_a(tokenizer)
+        if len(part_a.blank_positions) != 1:
             raise DataError("the pattern of sequence-to-sequence examples needs exactly one blank")
         kind = filled.blanked.kinds[0]
         if kind.value not in self.config.blanks:
@@ -139,7 +133,7 @@ class Seq2SeqPlan(Plan):
                 f"{example.where}: a target of {len(ids)} tokens; a blank of this model holds at most {longest}: "
                 "shorten it, or leave the example out"
             )
-        layout = lay_out(context.part_a, context.blank_positions, [ids], tokenizer.markers)
+        layout = lay_out(part_a, [ids], tokenizer.markers)
         blanked = filled.blanked
         if filled.cut:  # what was cut off in training is not there when the model writes either
             blanked = BlankedText(tuple(tokenizer.decode(literal) for literal in filled.literals), blanked.kinds)
@@ -169,13 +163,12 @@ def text_of(example: Example, name: str) -> str:
 class Seq2SeqJob(Job):
     """Pairs with a network."""
 
-    groups = OBJECTIVE_NAMES
+    groups = ("targets",)
 
     def __init__(self, plan: Seq2SeqPlan, model: GLMModel, seed: int, precision: str) -> None:
         run = plan.recipe.run
         self.plan, self.model, self.holder = plan, model, model
         self.module = SmoothedLoss(model, plan.recipe.objective.label_smoothing, precision)
-        self._group = KINDS.index(plan.pairs["train"][0].blanked.kinds[0])
         self._layouts = {
             split: [_behind(model.prompt_ids, pair.layout, plan.tokenizer) for pair in pairs]
             for split, pairs in plan.pairs.items()
@@ -183,10 +176,10 @@ class Seq2SeqJob(Job):
         self._epochs = Epochs(len(plan.pairs["train"]), run.batch_size // run.accumulate, seed)
         self.batches = self._epochs.batches
 
-    def batch(self, number: int) -> StepBatch:
+    def batch(self, number: int) -> Batch[Tensor]:
         """The pairs of micro-batch `number`."""
         layouts = [self._layouts["train"][i] for i in self._epochs(number)]
-        return step_batch(layouts, self._group, self.plan.tokenizer.eos)
+        return to_tensors(pad(layouts, self.plan.tokenizer.eos))
 
     def describe(self, number: int) -> str:
         """How large it is."""
@@ -199,7 +192,7 @@ class Seq2SeqJob(Job):
             return None
         layouts = self._layouts[split]
         pad_id = self.plan.tokenizer.eos
-        batches = (step_batch([layouts[i] for i in group], self._group, pad_id) for group in by_length(layouts))
+        batches = (to_tensors(pad([layouts[i] for i in group], pad_id)) for group in by_length(layouts))
         return Evaluation(mean_loss(self.module, batches, self.model.word_embeddings.weight.device))
 
     def evaluate_fully(self, split: str, measure: Measure | None) -> Evaluation | None:
@@ -210,7 +203,7 @@ class Seq2SeqJob(Job):
         pairs = self.plan.pairs[split]
         longest = max(len(pair.layout) - pair.layout.separator for pair in self.plan.pairs["train"])
         options: dict[str, Any] = {"max_new_tokens": min(2 * longest, self.model.config.max_sequence_length - 1)}
-        # A shortened source that is tokenised again may come out a token longer.
+        # A shortened source that is tokenized again may come out a token longer.
         options |= {"truncate": "start", **measure.options}
         infiller = Infiller(self.model, self.plan.tokenizer)
         written = [filled.blanks[0].text.strip() for filled in infiller.fill([p.blanked for p in pairs], **options)]
@@ -225,19 +218,12 @@ def _behind(prompt_ids: Sequence[int], layout: Layout, tokenizer: Tokenizer) -> 
     """The layout with a prompt in front of its Part A."""
     if not len(prompt_ids):
         return layout
-    cut = layout.separator
-    part_a, positions = behind(prompt_ids, layout.input_ids[:cut], layout.position_ids[cut : cut + 1])
-    return lay_out(part_a, positions, [layout.targets[cut:-1]], tokenizer.markers)
+    return lay_out(layout.part_a.behind(prompt_ids), [fill for _, fill in fills_of(layout)], tokenizer.markers)
 
 
 def by_length(layouts: Sequence[Layout]) -> list[list[int]]:
     """Indices of layouts of similar length, as many together as `TOKENS_AT_ONCE` allows."""
-    groups: list[list[int]] = [[]]
-    for i in sorted(range(len(layouts)), key=lambda i: len(layouts[i])):
-        if groups[-1] and (len(groups[-1]) + 1) * len(layouts[i]) > TOKENS_AT_ONCE:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
+    return list(group_by_length([len(layout) for layout in layouts], TOKENS_AT_ONCE))
 
 
 @torch.no_grad()

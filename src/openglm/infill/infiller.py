@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from ..blanks import BlankedText, PartBState, behind, lay_out
+from ..blanks import BlankedText
 from ..checkpoints.resolve import open_model
 from ..engine.beams import BeamSearchJob
 from ..engine.decoding import SamplingJob, SamplingSequence
@@ -21,6 +21,7 @@ from ..engine.options import FillOptions
 from ..engine.runners import runner_for
 from ..engine.stop_tokens import StopTokens
 from ..errors import OptionError
+from ..layouts import PartBState, lay_out
 from ..network.model import GLMModel
 from ..network.quantization import check as check_quantize
 from ..scoring.predict import Scoring
@@ -236,9 +237,9 @@ class Infiller:
 
     def _job(self, prompt: Prompt, options: FillOptions, top_logprobs: int) -> Job:
         markers, limits = self.tokenizer.markers, self._limits(prompt, options)
-        part_a, blank_positions = behind(self.model.prompt_ids, prompt.part_a, prompt.blank_positions)
-        positions = blank_positions.tolist()
-        layout = lay_out(part_a, positions[:1], [[]], markers)
+        part_a = prompt.part_a.behind(self.model.prompt_ids)
+        positions = part_a.blank_positions.tolist()
+        layout = lay_out(part_a, [[]], markers, blanks=[0])
         if options.num_beams > 1:
             return BeamSearchJob(layout, PartBState(positions, markers), limits, options, self._stop_tokens)
         seqs = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..blanks import BlankedText, BlankKind, Ids, build_part_a
+from ..blanks import BlankedText, PartA, build_part_a, tokens_beside_text
 from ..errors import ContextLengthError, InputError, OptionError, UnsupportedBlankError
 from ..network.config import GLMConfig
 from ..tokenizer import Tokenizer
@@ -19,14 +19,12 @@ class Prompt:
 
     Attributes:
         blanked: the text as given.
-        part_a: [n] token ids.
-        blank_positions: [k] where its blanks stand in `part_a`.
+        part_a: its token ids and where its blanks stand in them.
         dropped: tokens left out because the text was longer than the context.
     """
 
     blanked: BlankedText
-    part_a: Ids
-    blank_positions: Ids
+    part_a: PartA
     dropped: int
 
 
@@ -38,7 +36,7 @@ def build_prompt(
     truncate: str | None = None,
     max_part_a: int | None = None,
 ) -> Prompt:
-    """Tokenise a text and its blanks.
+    """Tokenize a text and its blanks.
 
     Args:
         max_part_a: tokens that Part A may have (default: the context of `config`).
@@ -62,14 +60,12 @@ def build_prompt(
     ids = [tokenizer.encode(tokenizer.trim_before_blank(literal)) for literal in before]
     ids.append(tokenizer.encode(last))
     blank_ids = [tokenizer.blank_id(kind) for kind in blanked.kinds]
-    ends_open = blanked.kinds[-1] is BlankKind.GMASK and not ids[-1]
-    fixed = len(blank_ids) + (1 if ends_open else 2)
-    room = (max_part_a or config.max_sequence_length) - fixed
+    room = (max_part_a or config.max_sequence_length) - tokens_beside_text(blanked.kinds, bool(ids[-1]))
     surplus = sum(map(len, ids)) - room
     if surplus > 0:
         ids = _cut(ids, surplus, room, truncate)
-    part_a, positions = build_part_a(ids, blanked.kinds, blank_ids, cls=tokenizer.cls, eos=tokenizer.eos)
-    return Prompt(blanked, part_a, positions, max(0, surplus))
+    part_a = build_part_a(ids, blanked.kinds, blank_ids, cls=tokenizer.cls, eos=tokenizer.eos)
+    return Prompt(blanked, part_a, max(0, surplus))
 
 
 def numbered(texts: Sequence[Text], make: Callable[[Text], Prompt]) -> list[Prompt]:

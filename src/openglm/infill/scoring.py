@@ -130,9 +130,7 @@ def _question(
         if not ends and not all(encoded):
             raise OptionError("an empty answer has nothing but its end; score the ends")
         candidates.append(encoded)
-    return Question(
-        prompt.part_a, prompt.blank_positions, tuple(candidates), tuple(range(len(candidates))), ("",) * len(candidates)
-    )
+    return Question(prompt.part_a, tuple(candidates), tuple(range(len(candidates))), ("",) * len(candidates))
 
 
 def _scored(
@@ -168,11 +166,9 @@ def _priors(
     keys = []
     for prompt, each in zip(empty, scored, strict=True):
         candidates = tuple(tuple(tuple(ids) for ids in one.token_ids) for one in each)
-        keys.append((prompt.part_a.tobytes(), candidates))
+        keys.append((prompt.part_a, candidates))
         owner = tuple(range(len(candidates)))
-        distinct.setdefault(
-            keys[-1], Question(prompt.part_a, prompt.blank_positions, candidates, owner, ("",) * len(owner))
-        )
+        distinct.setdefault(keys[-1], Question(prompt.part_a, candidates, owner, ("",) * len(owner)))
     values = token_logprobs(
         model,
         list(distinct.values()),

@@ -6,7 +6,7 @@ The prompt tokens have ids of their own behind the vocabulary, V .. V + n - 1
 (`GLMModel.prompt_ids`), and are Part A like any other token: positions count them, everything
 sees them. Their vectors come from a prompt encoder, as in the published code, whose parameter
 names are kept: `prompt_spell.*`. Whoever lays out a text for a network puts its prompt in front
-(`blanks.behind`).
+(`PartA.behind`).
 
 Knows networks; nothing about texts, files, or how anything is trained.
 """
@@ -123,7 +123,7 @@ class FixedPromptEmbedding(nn.Module):
         first = len(self.weight)
         of_prompt = input_ids >= first
         words: Tensor = self.words(input_ids.masked_fill(of_prompt, 0))
-        vectors: Tensor = self.vectors.to(words.dtype)  # type: ignore[operator, assignment]
+        vectors: Tensor = self.vectors.to(words.dtype)  # type: ignore[assignment]
         return torch.where(of_prompt[..., None], vectors[(input_ids - first).clamp(min=0)], words)
 
     def scores(self, hidden: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from .recipe import CorpusOptions, DataOptions, RunOptions
 
 HELD_TOKENS = 200_000  # most tokens kept for evaluation of one source
 COUNTED = 10_000  # documents of text files looked at to decide how many to keep
-MEASURED = 100  # and of these, those tokenised to learn how long they are
+MEASURED = 100  # and of these, those tokenized to learn how long they are
 
 
 @dataclass
@@ -177,7 +177,12 @@ def identity_of(source: Source) -> dict[str, Any]:
     if isinstance(corpus, TextStream):
         names = sorted(f"{file_name(file)} {None if is_remote(file) else size_of(file)}" for file in corpus.files)
         digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-        out |= {"files": len(names), "names_and_sizes": digest, "field": corpus.field, "held_out": corpus.hold_out}
+        out |= {
+            "files": len(names),
+            "names_and_sizes": digest,
+            "field": corpus.documents.field,
+            "held_out": corpus.documents.hold_out,
+        }
     return out
 
 

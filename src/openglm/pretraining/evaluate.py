@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ..blanks import Layout
+from ..batches import Arrays, Batch, split_groups
 from ..data.samples import SampleMaker
 from ..data.spans import Objectives
-from ..data.stream import OBJECTIVE_NAMES, BatchStream, Source, TrainingBatch
+from ..data.stream import OBJECTIVE_NAMES, BatchStream, Source
+from ..layouts import Layout
 from ..network.model import GLMModel
+from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
 from ..training.parallel import Processes
-from ..training.step import LossModule, StepBatch
+from ..training.step import LossModule
 
 ROWS_AT_ONCE = 16
 SEED, LENGTH = 20_220, 256
@@ -24,7 +26,7 @@ PUBLISHED = Objectives(token_ratio=0.15, sentence_ratio=0.15, document_min_ratio
 
 def validation_batches(
     tokenizer: Tokenizer, source: Source, objective: str, *, rows: int = 64, length: int = LENGTH
-) -> Iterator[TrainingBatch]:
+) -> Iterator[Batch[Arrays]]:
     """The samples of one objective that models are compared on.
 
     They are the same at every call: the published objectives (15 %, minimum ratio 0.25),
@@ -81,10 +83,10 @@ class Evaluator:
         self.names = list(dict.fromkeys(f"{s.name}/{o}" for s in sources for o in OBJECTIVE_NAMES))
         ends = (tokenizer.markers.eop, tokenizer.eos)
         batches = [
-            (f"{source.name}/{objective}", objective, StepBatch.of(training, ends=ends))
+            (f"{source.name}/{objective}", objective, to_tensors(split_groups(batch, ends)))
             for source in sources
             for objective in OBJECTIVE_NAMES
-            for training in validation_batches(tokenizer, source, objective, rows=rows, length=length)
+            for batch in validation_batches(tokenizer, source, objective, rows=rows, length=length)
         ]
         # Where weights are spread over processes each batch needs all of them, so all make
         # equally many passes; those without a batch left repeat one and do not count it.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..blanks import Layout, PartBState, fills_of, lay_out
+from ..blanks import PartA
 from ..data.inspect import visible as visible
 from ..engine.decoding import SamplingJob, SamplingSequence
 from ..engine.engine import Engine
@@ -25,6 +25,7 @@ from ..engine.job import JobOutput
 from ..engine.options import FillOptions
 from ..engine.runners import runner_for
 from ..engine.stop_tokens import StopTokens
+from ..layouts import Layout, PartBState, fills_of, lay_out
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 
@@ -40,13 +41,13 @@ class _Sample:
 
     Attributes:
         name: what it is shown under.
-        part_a: Part A alone.
+        part_a: the text with its blanks.
         blanks: position and original tokens of its first blanks, in text order.
         end: where the text stops being shown: its end, or the first blank left out.
     """
 
     name: str
-    part_a: Layout
+    part_a: PartA
     blanks: Sequence[tuple[int, list[int]]]
     end: int
 
@@ -68,7 +69,7 @@ class FillSamples:
         chosen: dict[str, _Sample] = {}
         for name, layout in samples:
             if name not in chosen and layout.spans:
-                chosen[name] = _sample(name, layout, tokenizer)
+                chosen[name] = _sample(name, layout)
         self._samples = list(chosen.values())
 
     def __len__(self) -> int:
@@ -101,13 +102,13 @@ class FillSamples:
             positions = [position for position, _ in sample.blanks]
             generator = np.random.default_rng(0)  # never asked: greedy decoding draws nothing
             seq = SamplingSequence(PartBState(positions, tokenizer.markers), [(0, most)] * len(positions), generator)
-            layout = lay_out(sample.part_a.input_ids, positions[:1], [[]], tokenizer.markers)
+            layout = lay_out(sample.part_a, [[]], tokenizer.markers, blanks=[0])
             jobs.append(SamplingJob(layout, [seq], options, stop_tokens))
         # Not in inference mode, which wrappers that gather weights do not bear.
         return [job.outputs()[0] for job in Engine(runner, mode=torch.no_grad).run(jobs)]
 
     def _line(self, sample: _Sample, output: JobOutput) -> str:
-        ids = sample.part_a.input_ids
+        ids = sample.part_a.ids
         width = max(len(each.name) for each in self._samples)
         first = sample.blanks[0][0]
         before = self._text(ids[:first].tolist())
@@ -127,8 +128,8 @@ class FillSamples:
         return visible(self.tokenizer.decode(ids, skip_special=True))
 
 
-def _sample(name: str, layout: Layout, tokenizer: Tokenizer) -> _Sample:
-    part_a = lay_out(layout.input_ids[: layout.separator], [], [], tokenizer.markers)
+def _sample(name: str, layout: Layout) -> _Sample:
+    part_a = layout.part_a
     blanks = sorted(((position, fill.tolist()) for position, fill in fills_of(layout)), key=lambda blank: blank[0])
     end = len(part_a) if len(blanks) <= MAX_BLANKS else blanks[MAX_BLANKS][0]
     return _Sample(name, part_a, blanks[:MAX_BLANKS], end)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..batches import Batch
 from ..checkpoints.native import save_model
 from ..data.samples import SampleMaker
 from ..data.stream import OBJECTIVE_NAMES, BatchStream, Source
@@ -17,15 +19,16 @@ from ..network.model import GLMModel
 from ..reporting.card import describe_environment, write_card
 from ..reporting.curves import draw_curves
 from ..reporting.report import LOG_FILE, Report, read_log
+from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
 from ..training.loop import Loop, Task
 from ..training.parallel import Processes
 from ..training.peak import matrix_rate, training_flops
-from ..training.step import LossModule, StepBatch
+from ..training.step import LossModule
 from .corpora import facts_of, identity_of
 from .evaluate import Evaluator, validation_samples
 from .fills import FillSamples
-from .initialise import start_from_neighbours
+from .initialize import start_from_neighbours
 from .recipe import Recipe, Stage
 
 MODEL_FOLDER, CURVES_FILE = "model", "curves.png"
@@ -231,9 +234,9 @@ class MicroBatches:
         stage = self.stage(number)
         return f"{stage.rows} rows of {stage.length} tokens"
 
-    def __call__(self, number: int) -> StepBatch:
+    def __call__(self, number: int) -> Batch[Tensor]:
         """The micro-batch of this number; the same for the same number, always."""
-        return StepBatch.of(self._streams[self.stage(number)].batch(number))
+        return to_tensors(self._streams[self.stage(number)].batch(number))
 
 
 def notes_on(recipe: Recipe, device: torch.device) -> list[str]:

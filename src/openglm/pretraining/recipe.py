@@ -34,7 +34,7 @@ class RunOptions(LoopOptions):
     Attributes:
         stages: batch sizes in order; their shares sum to 1.
         short_probability: see `BatchStream`.
-        neighbour_start: see `training.initialise`; the published models start from noise.
+        neighbour_start: see `training.initialize`; the published models start from noise.
         evaluation_rows: rows per objective and source in an evaluation.
     """
 

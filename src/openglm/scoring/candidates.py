@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..blanks import Ids, Markers, lay_out
+from ..batches import group_by_length
+from ..blanks import Ids, Markers
+from ..layouts import lay_out
 from ..network.model import GLMModel
 from .question import Question
 from .tree import Tree, tree_of
@@ -168,11 +170,11 @@ def _rows(
     positions = np.zeros((len(questions), 2, length), np.int64)
     mask = np.zeros((len(questions), 1, length, length), np.bool_)
     for row, (question, tree) in enumerate(zip(questions, trees, strict=True)):
-        part_a = lay_out(question.part_a, [], [], markers)
+        part_a = lay_out(question.part_a, [], markers, blanks=[])
         n, part_b = len(part_a), slice(widest_a, widest_a + len(tree))
         ids[row, :n], ids[row, part_b] = part_a.input_ids, tree.input_ids
         positions[row, 0, :n], positions[row, 1, :n] = part_a.position_ids, part_a.block_position_ids
-        positions[row, 0, part_b] = np.asarray(question.blank_positions)[tree.blanks]
+        positions[row, 0, part_b] = question.part_a.blank_positions[tree.blanks]
         positions[row, 1, part_b] = tree.block_position_ids
         mask[row, 0, :, :n] = True
         mask[row, 0, part_b, part_b] = tree.sees
@@ -187,18 +189,8 @@ def grouped(
     A question that is larger than the bound has a batch of its own.
     """
     trees = [len(tree_of(question.candidates, markers, ends)) for question in questions]
-    order = sorted(range(len(questions)), key=lambda i: (len(questions[i].part_a) + trees[i], i))
-    group: list[int] = []
-    widest_a = widest_b = 0
-    for i in order:
-        a, b = max(widest_a, len(questions[i].part_a)), max(widest_b, trees[i])
-        if group and (a + b) * (len(group) + 1) > tokens_at_once:
-            yield group
-            group, a, b = [], len(questions[i].part_a), trees[i]
-        group.append(i)
-        widest_a, widest_b = a, b
-    if group:
-        yield group
+    parts = [(len(question.part_a), tree) for question, tree in zip(questions, trees, strict=True)]
+    return group_by_length(parts, tokens_at_once)
 
 
 @torch.inference_mode()

@@ -215,12 +215,10 @@ def _priors(
     for question in questions:
         if question.prior is None:
             raise OptionError("this question has no empty context to calibrate with")
-        key = (question.prior.key, question.candidates)
+        key = (question.prior, question.candidates)
         keys.append(key)
         if key not in distinct:
-            distinct[key] = dataclasses.replace(
-                question, part_a=question.prior.part_a, blank_positions=question.prior.blank_positions
-            )
+            distinct[key] = dataclasses.replace(question, part_a=question.prior)
     values = _logprobs(model, tokenizer, list(distinct.values()), scoring, tokens_at_once)
     known = dict(zip(distinct, (logprobs for logprobs, _ in values), strict=True))
     return [known[key] for key in keys]

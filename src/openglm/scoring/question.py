@@ -9,26 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..blanks import Ids, behind
+from ..blanks import PartA
 
 Candidate = tuple[tuple[int, ...], ...]  # token ids of one answer, for each blank
-
-
-@dataclass(frozen=True)
-class Context:
-    """Part A and where its blanks stand: [n] token ids and [k] positions in them."""
-
-    part_a: Ids
-    blank_positions: Ids
-
-    @property
-    def key(self) -> tuple[bytes, bytes]:
-        """Equal for equal contexts."""
-        return self.part_a.tobytes(), self.blank_positions.tobytes()
-
-    def behind(self, prompt_ids: Sequence[int]) -> Context:
-        """The same behind a trained prompt."""
-        return Context(*behind(prompt_ids, self.part_a, self.blank_positions))
 
 
 @dataclass(frozen=True)
@@ -36,8 +19,7 @@ class Question:
     """A text with k blanks and C candidate answers to L labels.
 
     Attributes:
-        part_a: [n] token ids, `[CLS]` and the end token included.
-        blank_positions: [k] where the blanks stand in `part_a`.
+        part_a: the text with its k blanks.
         candidates: C answers, each the token ids for every blank, without markers.
         owner: for each candidate, the index of the label that it speaks for; a label may have
             several candidates.
@@ -53,8 +35,7 @@ class Question:
         others: the same example asked by further patterns, with the same labels; see `variants`.
     """
 
-    part_a: Ids
-    blank_positions: Ids
+    part_a: PartA
     candidates: tuple[Candidate, ...]
     owner: tuple[int, ...]
     labels: tuple[str, ...]
@@ -65,26 +46,19 @@ class Question:
     number: int = 0
     group: str | None = None
     category: str | None = None
-    prior: Context | None = None
+    prior: PartA | None = None
     others: tuple[Question, ...] = ()
 
     def behind(self, prompt_ids: Sequence[int]) -> Question:
         """The question behind a trained prompt, its empty context and its other variants too."""
         if not len(prompt_ids):
             return self
-        here = self.context.behind(prompt_ids)
         return replace(
             self,
-            part_a=here.part_a,
-            blank_positions=here.blank_positions,
+            part_a=self.part_a.behind(prompt_ids),
             prior=None if self.prior is None else self.prior.behind(prompt_ids),
             others=tuple(variant.behind(prompt_ids) for variant in self.others),
         )
-
-    @property
-    def context(self) -> Context:
-        """Part A and its blanks."""
-        return Context(self.part_a, self.blank_positions)
 
     @property
     def variants(self) -> tuple[Question, ...]:

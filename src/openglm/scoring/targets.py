@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..batches import pad
-from ..blanks import Layout
+from ..batches import group_by_length, pad
 from ..errors import OptionError
+from ..layouts import Layout
 from ..network.attention import dense_mask
 from ..network.model import GLMModel
-from ..tensors import BatchTensors
+from ..tensors import to_tensors
 
 TOKENS_AT_ONCE = 8192  # positions of a forward pass, padding included: bounds memory
 WAITING = 256  # layouts that are sorted by length together
@@ -53,12 +53,7 @@ def _logprobs_of_all(
     model: GLMModel, layouts: Sequence[Layout], pad_id: int, tokens_at_once: int
 ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     out: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}
-    order = sorted(range(len(layouts)), key=lambda i: len(layouts[i]))
-    while order:
-        count = 1
-        while count < len(order) and (count + 1) * len(layouts[order[count]]) <= tokens_at_once:
-            count += 1
-        group, order = order[:count], order[count:]
+    for group in group_by_length([len(layout) for layout in layouts], tokens_at_once):
         out.update(zip(group, _one_batch(model, [layouts[i] for i in group], pad_id), strict=True))
     return [out[i] for i in range(len(layouts))]
 
@@ -67,10 +62,8 @@ def _logprobs_of_all(
 def _one_batch(
     model: GLMModel, layouts: Sequence[Layout], pad_id: int
 ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    batch = BatchTensors.of(pad(layouts, pad_id), model.word_embeddings.weight.device)
-    # Part B is what has a block position; of it, only what `loss_mask` names is scored.
-    in_part_a = (batch.position_ids[:, 1] == 0) & (batch.documents >= 0)
-    mask = dense_mask(batch.documents, in_part_a)
+    batch = to_tensors(pad(layouts, pad_id), model.word_embeddings.weight.device)
+    mask = dense_mask(batch.documents, batch.in_part_a)
     logits = model(batch.input_ids, batch.position_ids, mask, logits_for=batch.loss_mask).float()
     targets = batch.targets[batch.loss_mask]
     logprobs = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)

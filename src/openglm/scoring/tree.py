@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..blanks import Flags, Ids, Layout, Markers, lay_out
+from ..blanks import Flags, Ids, Markers, PartA
 from ..errors import InputError
+from ..layouts import Layout, lay_out
 from .question import Candidate
 
 CACHED = 256  # trees kept: the candidates of a task are the same for every text
@@ -77,7 +78,7 @@ def tree_of(candidates: tuple[Candidate, ...], markers: Markers, ends: bool = Tr
         if len(fills) != blanks:
             raise InputError(f"candidates for {blanks} and for {len(fills)} blanks cannot share a text")
         # Part A is one token per blank here, so a position is the number of a blank.
-        layout = lay_out(np.zeros(blanks, np.int64), range(blanks), fills, markers)
+        layout = lay_out(PartA(np.zeros(blanks, np.int64), np.arange(blanks)), fills, markers)
         node, before = -1, len(read_at)
         for key, target, counts in zip(_inputs(layout), layout.targets[blanks:], _counts(layout, ends), strict=True):
             node = known.setdefault((node, *key), len(known))

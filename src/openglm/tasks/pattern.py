@@ -9,10 +9,10 @@
     {{ and }}         braces
     [MASK] [sMASK] [gMASK]   blanks
 
-Several modifiers follow each other with commas. A field that may be cut is tokenised by
+Several modifiers follow each other with commas. A field that may be cut is tokenized by
 itself, so that a cut falls between its tokens and moves nothing around it; one space in front
-of a field belongs to the field. What stands between such fields is tokenised in one go. (The
-published code tokenises every piece of its patterns by itself, and cuts the last of the fields
+of a field belongs to the field. What stands between such fields is tokenized in one go. (The
+published code tokenizes every piece of its patterns by itself, and cuts the last of the fields
 that may be cut, where here the longest loses tokens.) Text of an example is never read as a
 blank. Knows nothing about labels or models.
 """
@@ -27,9 +27,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..blanks import BlankedText, BlankKind, build_part_a
+from ..blanks import BlankedText, BlankKind, PartA, build_part_a, tokens_beside_text
 from ..errors import ContextLengthError, DataError, suggest
-from ..scoring.question import Context
 from ..tokenizer import Tokenizer
 
 _PUNCTUATION = string.punctuation + "。，、；：？！．…—～·「」『』（）《》〈〉【】“”‘’"
@@ -100,12 +99,10 @@ class FilledPattern:
         """Tokens left out in all."""
         return sum(self.cut_from.values())
 
-    def context(self, tokenizer: Tokenizer) -> Context:
-        """Part A and the positions of its blanks."""
+    def part_a(self, tokenizer: Tokenizer) -> PartA:
+        """The text and its blanks as token ids."""
         blank_ids = [tokenizer.blank_id(kind) for kind in self.blanked.kinds]
-        return Context(
-            *build_part_a(self.literals, self.blanked.kinds, blank_ids, cls=tokenizer.cls, eos=tokenizer.eos)
-        )
+        return build_part_a(self.literals, self.blanked.kinds, blank_ids, cls=tokenizer.cls, eos=tokenizer.eos)
 
 
 @dataclass(frozen=True)
@@ -160,10 +157,7 @@ class Pattern:
         blanked = BlankedText(tuple("".join(run.text for run in group) for group in runs), self.kinds)
         ids = [[tokenizer.encode(text) for text in self._seen(group, tokenizer)] for group in runs[:-1]]
         ids.append([tokenizer.encode(run.text) for run in runs[-1]])
-        # What Part A holds beside the runs; a text that ends in [gMASK] has no end token (or gets
-        # one if something stands behind it, so one is reserved).
-        fixed = len(FilledPattern(blanked, tuple(() for _ in ids)).context(tokenizer).part_a)
-        fixed += self.kinds[-1] is BlankKind.GMASK and any(map(len, ids[-1]))
+        fixed = tokens_beside_text(self.kinds, any(map(len, ids[-1])))
         flat = list(zip(itertools.chain(*runs), itertools.chain(*ids), strict=True))
         cuts = self._cuts([(len(each), run.piece is not None) for run, each in flat], room - fixed)
         cut_from: dict[str, int] = {}
@@ -233,7 +227,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class _Run:
-    """Text that is tokenised in one go; with `piece`, a field that may be cut."""
+    """Text that is tokenized in one go; with `piece`, a field that may be cut."""
 
     text: str
     piece: PatternSegment | None = None

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..blanks import BlankedText
+from ..blanks import BlankedText, PartA
 from ..errors import ContextLengthError, DataError, OptionError, UnsupportedBlankError
 from ..network.config import GLMConfig
 from ..scoring.predict import Prediction, Scoring
-from ..scoring.question import Candidate, Context, Question
+from ..scoring.question import Candidate, Question
 from ..tokenizer import Tokenizer
 from .examples import Example, read_examples
 from .metrics import evaluate
@@ -235,9 +235,9 @@ class Task:
         if longest >= config.max_sequence_length:
             most = config.max_sequence_length - 1
             raise DataError(f"{example.where}: an answer of {longest} tokens; a blank holds at most {most}")
-        context, golds = filled.context(tokenizer), self._golds(example, template, labels)
+        golds = self._golds(example, template, labels)
         return Question(
-            context.part_a, context.blank_positions, candidates, owner, labels, golds[0] if golds else None, golds,
+            filled.part_a(tokenizer), candidates, owner, labels, golds[0] if golds else None, golds,
             filled.cut, dict(filled.cut_from), example.number, self._text_of(self.group_field, example),
             self._text_of(self.category_field, example), self._prior(tokenizer, pattern, most),
         )  # fmt: skip
@@ -377,12 +377,12 @@ class Task:
     def _text_of(name: str | None, example: Example) -> str | None:
         return str(example.get(name)) if name else None
 
-    def _prior(self, tokenizer: Tokenizer, pattern: int, room: int) -> Context:
+    def _prior(self, tokenizer: Tokenizer, pattern: int, room: int) -> PartA:
         key = ("prior", pattern, id(tokenizer), room)
         if key not in self._known:
-            empty = self.template(pattern).pattern.empty(tokenizer, room).context(tokenizer)
+            empty = self.template(pattern).pattern.empty(tokenizer, room).part_a(tokenizer)
             self._known[key] = (empty, tokenizer)
-        context: Context = self._known[key][0]
+        context: PartA = self._known[key][0]
         return context
 
     @staticmethod

@@ -92,7 +92,7 @@ class Verbalizer:
         """Token ids of every word, and the label that each speaks for.
 
         Args:
-            blanked: a text they stand in; a word behind a space is tokenised as it is there.
+            blanked: a text they stand in; a word behind a space is tokenized as it is there.
 
         Raises:
             DataError: a word that comes to no tokens, two that come to the same, or a wrong

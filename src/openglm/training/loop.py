@@ -37,11 +37,11 @@ from .options import LoopOptions
 from .parallel import Processes
 from .state import load_state, lock, save_state, states
 from .state_formats import Meta
-from .trouble import explained
+from .translate_errors import translate_errors
 
 
 class LoopBatch(Protocol):
-    """What the loop asks of a batch; `step.StepBatch` is one.
+    """What the loop asks of a batch; `batches.Batch` is one.
 
     Attributes:
         counts: how many losses there are in each group.
@@ -94,6 +94,15 @@ class Task:
     evaluate: Callable[[int], None] | None = None
     state: Callable[[], Mapping[str, Any]] = dict
     restore: Callable[[Mapping[str, Any]], None] = lambda values: None
+
+
+@dataclass(frozen=True)
+class _UpdateSize:
+    """How large an update is in all processes: tokens, positions, and losses in each group."""
+
+    tokens: float
+    positions: float
+    counts: Sequence[float]
 
 
 class Loop:
@@ -162,7 +171,12 @@ class Loop:
         with self._signals_caught():
             self.task.module.train()
             self.meter.start_clock()
-            while self.done < end and not self.complete and self._update([next(stream) for _ in numbers.of(self.done)]):
+            while self.done < end and not self.complete:
+                batches = [next(stream) for _ in numbers.of(self.done)]
+                size = self._agree_on_size(batches)
+                if size is None:
+                    break
+                self._update(batches, size)
                 self._after_update(end)
             stream.close()
             if self.done < end and not self.complete:
@@ -178,34 +192,36 @@ class Loop:
 
     # --- updates -----------------------------------------------------------------------
 
-    def _update(self, batches: Sequence[LoopBatch]) -> bool:
-        """Make the next update, of which these batches are this process's share.
+    def _agree_on_size(self, batches: Sequence[LoopBatch]) -> _UpdateSize | None:
+        """The size of the next update, of which these batches are this process's share.
 
-        False, and nothing done, if any process was asked to stop.
+        None if any process was asked to stop, or the time is over in any.
         """
         stop = self._stop or time.monotonic() > self._deadline
-        mine = [sum(column) for column in zip(*(batch.counts for batch in batches), strict=True)]
-        sizes = [sum(batch.tokens for batch in batches), sum(batch.positions for batch in batches)]
+        counts = [sum(column) for column in zip(*(batch.counts for batch in batches), strict=True)]
+        tokens, positions = sum(batch.tokens for batch in batches), sum(batch.positions for batch in batches)
         # One exchange on the host tells everyone how large the whole update is, and whether to stop.
-        stops, tokens, positions, *counts = self.processes.sum([float(stop), *sizes, *mine])
-        if stops:
-            return False
+        stops, all_tokens, all_positions, *all_counts = self.processes.sum([float(stop), tokens, positions, *counts])
+        return None if stops else _UpdateSize(all_tokens, all_positions, all_counts)
+
+    def _update(self, batches: Sequence[LoopBatch], size: _UpdateSize) -> None:
+        """Make the next update, of which these batches are this process's share."""
         number = self.options.accumulate * self.done + self.processes.rank
-        with explained(self.done + 1, self.task.describe(number), self.processes.device, self.options):
-            sums, norm = self._gradient(number, batches, max(1.0, sum(counts)))
-            reason = self.guard.judge(sum(sums) / max(1.0, sum(counts)), norm)
+        count = max(1.0, sum(size.counts))
+        with translate_errors(self.done + 1, self.task.describe(number), self.processes.device, self.options):
+            sums, norm = self._gradient(number, batches, count)
+            reason = self.guard.judge(sum(sums) / count, norm)
             set_rate(self.optimizers, rate_factor(self.done, self.options.steps, self.optimizer))
             for optimizer in self.optimizers:
                 if not reason:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        self.tokens_seen += int(tokens)
-        self.meter.add(sums, counts, norm, positions, left_out=bool(reason))
+        self.tokens_seen += int(size.tokens)
+        self.meter.add(sums, size.counts, norm, size.positions, left_out=bool(reason))
         if reason:
             self._note("skipped", reason)
             self.guard.check(self.done, reason, self._remedy())
-        return True
 
     def _gradient(self, number: int, batches: Sequence[LoopBatch], count: float) -> tuple[list[float], float]:
         """Leave the clipped gradient of the mean loss of the whole update in the weights.

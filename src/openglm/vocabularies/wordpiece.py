@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import TokenizerError
 from .base import REPLACEMENT, SPECIAL_TEXT, Decoder, Tokenizer, checked_id
-from .detokenise import Detokeniser
+from .detokenize import Detokenizer
 from .sources import Source, read_lines
 
 VOCAB_FILE = "vocab.txt"
@@ -27,7 +27,7 @@ class BertTokenizer(Tokenizer):
 
     Not lossless: capitals, accents, control characters and the kind and number of spaces are
     forgotten, and words that cannot be spelled become `[UNK]`. `decode` puts spaces where
-    English has them (`openglm.vocabularies.detokenise`), so its text has the same tokens again.
+    English has them (`openglm.vocabularies.detokenize`), so its text has the same tokens again.
 
     The frame is BERT's own: `[CLS]`, `[SEP]`, `[MASK]`, and `[PAD]` for the end and padding.
 
@@ -130,18 +130,18 @@ class _WordDecoder(Decoder):
         super().__init__(tokenizer)
         self._words = tokenizer
         self._skip, self._after = skip_special, after_special
-        self._detokeniser = Detokeniser()
+        self._detokenizer = Detokenizer()
 
     def push(self, token: int) -> str:
         text = self._words.token_text(checked_id(token))
         if token in self._words._text_of:
-            return "" if self._skip else self._detokeniser.push(text + self._after)
+            return "" if self._skip else self._detokenizer.push(text + self._after)
         if text.startswith(CONTINUES) and text != CONTINUES:
-            return self._detokeniser.extend(text.removeprefix(CONTINUES))
-        return self._detokeniser.push(text)
+            return self._detokenizer.extend(text.removeprefix(CONTINUES))
+        return self._detokenizer.push(text)
 
     def finish(self) -> str:
-        return self._detokeniser.finish()
+        return self._detokenizer.finish()
 
 
 def _lower(text: str) -> str:

@@ -21,7 +21,7 @@ NO_PEER = ("Connection closed by peer", "Connection reset by peer", "Socket clos
 
 
 @contextmanager
-def explained(update: int, batch: str, device: torch.device, options: LoopOptions) -> Iterator[None]:
+def translate_errors(update: int, batch: str, device: torch.device, options: LoopOptions) -> Iterator[None]:
     """Turn errors of an update that a user can mend into `TrainingError`s.
 
     Args:

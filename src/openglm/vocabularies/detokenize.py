@@ -24,7 +24,7 @@ BEFORE_MINUS = frozenset(
 )
 
 
-class Detokeniser:
+class Detokenizer:
     """Takes words one at a time; `push` returns the text that has become certain."""
 
     def __init__(self) -> None:

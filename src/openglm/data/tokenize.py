@@ -26,7 +26,7 @@ from ..blanks import Ids
 from ..errors import DataError, OptionError
 from ..tokenizer import Tokenizer, load_tokenizer
 
-FEW_BATCHES = 64  # a corpus of fewer is tokenised before processes have started
+FEW_BATCHES = 64  # a corpus of fewer is tokenized before processes have started
 AHEAD = 3  # batches per process that wait or are worked on
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def sentence_ends(tokens: NDArray[Any], bounds: Ids, ending: NDArray[np.bool_]) 
 
 
 def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Encoded:
-    """Tokenise some documents."""
+    """Tokenize some documents."""
     return join([np.asarray(tokenizer.encode(text), np.int64) for text in texts], tokenizer)
 
 
@@ -88,7 +88,7 @@ def join(ids: Collection[NDArray[Any]], tokenizer: Tokenizer) -> Encoded:
 def encode_in_order(
     batches: Iterable[tuple[Sequence[str], T]], tokenizer: Tokenizer, workers: int | None
 ) -> Generator[tuple[Encoded, T], None, None]:
-    """Tokenise batches of documents; each result comes with the tag of its batch, in order.
+    """Tokenize batches of documents; each result comes with the tag of its batch, in order.
 
     Args:
         batches: documents and a tag; read ahead only as far as the workers need.
@@ -130,7 +130,7 @@ def _in_processes(
             yield _next(waiting)
     except BrokenProcessPool as error:
         raise DataError(
-            "a tokenising process died: short of memory, or started from a script without the line "
+            "a tokenizing process died: short of memory, or started from a script without the line "
             'if __name__ == "__main__": (then use --workers 1, or add it)'
         ) from error
     finally:

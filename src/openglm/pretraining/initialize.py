@@ -64,7 +64,7 @@ def start_from_neighbours(model: GLMModel) -> None:
     half, head = config.hidden_size // 2, config.head_size
     if not config.block_position_encoding or config.hidden_size % 4 or head % 4 or head > half:
         raise ConfigError(
-            "neighbour initialisation needs block positions, a width and a head size divisible by 4, and two heads"
+            "neighbour initialization needs block positions, a width and a head size divisible by 4, and two heads"
         )
     pairs = half // 2
     scale = AMPLITUDE * config.initializer_range * math.sqrt(2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglm.vocabularies.detokenise import Detokeniser
+from openglm.vocabularies.detokenize import Detokenizer
 
 TEXTS = [
     "it's the boys' room, isn't it? \"yes,\" he said, \"i don't think so.\"",
@@ -34,14 +34,14 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z0-9ぁ-ん]+|[^\sa-z0-9ぁ-ん]", text)
 
 
-def detokenised(words: list[str]) -> str:
-    detokeniser = Detokeniser()
-    return "".join([*map(detokeniser.push, words), detokeniser.finish()])
+def detokenized(words: list[str]) -> str:
+    detokenizer = Detokenizer()
+    return "".join([*map(detokenizer.push, words), detokenizer.finish()])
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_comes_back(text: str) -> None:
-    assert detokenised(words_of(text)) == text
+    assert detokenized(words_of(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_text_comes_back(text: str) -> None:
     ],
 )
 def test_corners(words: str, text: str) -> None:
-    assert detokenised(words.split()) == text
+    assert detokenized(words.split()) == text
 
 
 words = st.lists(st.sampled_from([*"',.-–\"()#:$/*。中a", "s", "12", "345", "word", "com", "[MASK]"]), max_size=20)
@@ -66,17 +66,17 @@ words = st.lists(st.sampled_from([*"',.-–\"()#:$/*。中a", "s", "12", "345", 
 @given(words=words, grown=st.sets(st.integers(0, 19)))
 def test_words_that_grow(words: list[str], grown: set[int]) -> None:
     """A word given in parts stands where the whole word would."""
-    detokeniser, text = Detokeniser(), ""
+    detokenizer, text = Detokenizer(), ""
     for i, word in enumerate(words):
-        text += detokeniser.push(word[:1] if i in grown else word)
+        text += detokenizer.push(word[:1] if i in grown else word)
         if i in grown and word[1:]:
-            text += detokeniser.extend(word[1:])
-    assert text + detokeniser.finish() == detokenised(words)
+            text += detokenizer.extend(word[1:])
+    assert text + detokenizer.finish() == detokenized(words)
 
 
 @given(words=words)
 def test_only_spaces_are_added(words: list[str]) -> None:
-    text = detokenised(words)
+    text = detokenized(words)
     assert text.replace(" ", "") == "".join(words)
     assert "  " not in text
     assert text == text.strip()
@@ -86,9 +86,9 @@ def test_only_spaces_are_added(words: list[str]) -> None:
 def test_words_are_never_joined(words: list[str]) -> None:
     """Two words side by side stay two: only marks and Chinese characters stand close."""
     plain = [word for word in words if word.isascii() and word.isalnum()]
-    assert detokenised(plain).split(" ") == (plain or [""])
+    assert detokenized(plain).split(" ") == (plain or [""])
 
 
 def test_an_ending_without_a_word() -> None:
-    detokeniser = Detokeniser()
-    assert detokeniser.extend("ness") + detokeniser.push("of") + detokeniser.finish() == "ness of"
+    detokenizer = Detokenizer()
+    assert detokenizer.extend("ness") + detokenizer.push("of") + detokenizer.finish() == "ness of"

@@ -10,7 +10,7 @@ import torch
 from openglm.errors import ConfigError
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
-from openglm.pretraining.initialise import HEADS, start_from_neighbours
+from openglm.pretraining.initialize import HEADS, start_from_neighbours
 
 
 @pytest.fixture(scope="module")
