@@ -35,7 +35,8 @@ from openglm.evaluation.models import Model
 from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile, combine, identity
 from openglm.evaluation.tables import markdown
-from openglm.infill.infiller import Infiller, load
+from openglm.infill.infiller import Infiller
+from openglm.infill.loading import load
 from openglm.tasks.examples import Example
 from openglm.tasks.pattern_indices import as_plain
 from openglm.tasks.task import Task

@@ -29,7 +29,7 @@ from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile
 from openglm.evaluation.tables import markdown
 from openglm.finetuning import FinetuneRecipe, run
-from openglm.infill.infiller import load
+from openglm.infill.loading import load
 from openglm.tasks.examples import read_examples
 
 TRAIN = 900  # of the 1000 abstracts of the dev file; the others choose the weights

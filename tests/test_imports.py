@@ -83,6 +83,7 @@ def test_transformers_is_never_imported(path: Path) -> None:
 FLOORS = (
     ("errors",),
     ("files", "extras"),
+    ("checks",),
     ("blanks", "network"),
     ("layouts", "vocabularies"),
     ("batches", "tokenizer"),

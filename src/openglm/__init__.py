@@ -15,8 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .blanks import BlankedText, BlankKind
-    from .errors import OpenGLMError
-    from .infill.infiller import Infiller, load
+    from .engine.options import FillOptions
+    from .errors import (
+        CheckpointError,
+        ConfigError,
+        ContextLengthError,
+        DataError,
+        InputError,
+        ModelNotFoundError,
+        OpenGLMError,
+        OptionError,
+        TokenizerError,
+        TrainingError,
+        UnsupportedBlankError,
+    )
+    from .infill.infiller import Infiller
+    from .infill.loading import load
     from .infill.results import Fill, Filled, Piece, Scored
     from .network.config import GLMConfig
     from .network.model import GLMModel
@@ -36,19 +50,30 @@ _HOME = {
     "BilingualTokenizer": "tokenizer",
     "BlankKind": "blanks",
     "BlankedText": "blanks",
+    "CheckpointError": "errors",
     "ChineseTokenizer": "tokenizer",
+    "ConfigError": "errors",
+    "ContextLengthError": "errors",
+    "DataError": "errors",
     "Fill": "infill.results",
+    "FillOptions": "engine.options",
     "Filled": "infill.results",
     "GLMConfig": "network.config",
     "GLMModel": "network.model",
     "GPT2Tokenizer": "tokenizer",
     "Infiller": "infill.infiller",
+    "InputError": "errors",
+    "ModelNotFoundError": "errors",
     "OpenGLMError": "errors",
+    "OptionError": "errors",
     "Piece": "infill.results",
     "RobertaTokenizer": "tokenizer",
     "Scored": "infill.results",
     "Tokenizer": "tokenizer",
-    "load": "infill.infiller",
+    "TokenizerError": "errors",
+    "TrainingError": "errors",
+    "UnsupportedBlankError": "errors",
+    "load": "infill.loading",
 }
 
 __all__ = [
@@ -56,18 +81,29 @@ __all__ = [
     "BilingualTokenizer",
     "BlankKind",
     "BlankedText",
+    "CheckpointError",
     "ChineseTokenizer",
+    "ConfigError",
+    "ContextLengthError",
+    "DataError",
     "Fill",
+    "FillOptions",
     "Filled",
     "GLMConfig",
     "GLMModel",
     "GPT2Tokenizer",
     "Infiller",
+    "InputError",
+    "ModelNotFoundError",
     "OpenGLMError",
+    "OptionError",
     "Piece",
     "RobertaTokenizer",
     "Scored",
     "Tokenizer",
+    "TokenizerError",
+    "TrainingError",
+    "UnsupportedBlankError",
     "__version__",
     "load",
 ]

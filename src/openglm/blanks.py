@@ -48,6 +48,11 @@ class BlankedText:
             may be empty. Their wording is never read as a blank or special token, so text
             from elsewhere is safe here.
         kinds: the kind of each blank.
+
+    >>> BlankedText(("They wrote [MASK] here: ", "."), (BlankKind.MASK,)).substitute(["well"])
+    ('They wrote [MASK] here: well.', [(24, 28)])
+    >>> BlankedText.parse("[MASK] and [gMASK]").literals
+    ('', ' and ', '')
     """
 
     literals: tuple[str, ...]

@@ -36,15 +36,16 @@ def test_answers_and_texts_from_files(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = [{"id": i, "text": text} for i, text in enumerate([TEXT, "The United [MASK] is an island."])]
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     out = tmp_path / "out.jsonl"
-    options = ["--normalize", "mean", "--calibrate", "--no-ends"]
+    options = ["--length-penalty", "1", "--calibrate", "--no-ends"]
     assert choose("--input", str(texts), "--choices", str(answers), "--output", str(out), *options) == 0
     assert capsys.readouterr().out == ""
     found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [each["id"] for each in found] == [0, 1]
     for each in found:
-        assert each["choice"] == each["ranking"][0]["answer"]
-        assert sum(one["probability"] for one in each["ranking"]) == pytest.approx(1, abs=1e-4)
-        assert sorted(one["answer"] for one in each["ranking"]) == ["Kingdom", "States", "bananas"]
+        assert sum(one["probability"] for one in each["choices"]) == pytest.approx(1, abs=1e-4)
+        assert each["choices"][0]["probability"] == max(one["probability"] for one in each["choices"])
+        for one in each["choices"]:
+            assert one["fills"] == [["States", "bananas", "Kingdom"][one["index"]]]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +53,11 @@ def test_answers_and_texts_from_files(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         ((TEXT,), "no answers"),
         (("no blank", "--choice", "x"), "no blank"),
-        ((TEXT, "--choice", "x", "--normalize", "avg"), "normalize 'avg'"),
+        ((TEXT, "--choice", "x", "--length-penalty", "nan"), "length_penalty must be a finite number"),
         ((TEXT, "--choice", "x", "--top", "0"), "--top"),
         ((TEXT, "--choice", "x", "--input", "y"), "not both"),
         (("--choice", "x"), "give a text"),
-        ((TEXT, "--choice", "x", "--calibrate", "no blank here"), "no blank"),
+        ((TEXT, "--choice", "x", "--calibrate", "--context", "no blank here"), "no blank"),
         ((TEXT, "--choices", "missing.txt"), "missing.txt: cannot be read"),
     ],
 )

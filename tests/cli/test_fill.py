@@ -75,10 +75,11 @@ def test_json_and_alternatives(model: str, capsys: pytest.CaptureFixture[str]) -
     record = json.loads(capsys.readouterr().out)
     assert code == 0
     assert record["text"] == "a [MASK] b"
-    blank = record["blanks"][0]
-    assert record["filled"][blank["start"] : blank["end"]] == blank["text"]
-    assert len(record["alternatives"]) == 2
-    assert record["alternatives"][0]["logprob"] <= record["logprob"]
+    filled = record["filled"]
+    blank = filled["blanks"][0]
+    assert filled["text"][blank["start"] : blank["end"]] == blank["text"]
+    assert len(filled["alternatives"]) == 2
+    assert filled["alternatives"][0]["logprob"] <= filled["logprob"]
 
 
 def test_lines_from_standard_input(model: str) -> None:
@@ -113,10 +114,10 @@ def test_file_with_bad_lines(model: str, tmp_path: Path) -> None:
     assert len(records) == 6
     assert records[0]["id"] == 7
     assert records[0]["tags"] == ["x"]
-    assert records[0]["filled"].startswith("the ")
+    assert records[0]["filled"]["text"].startswith("the ")
     assert records[2]["id"] == 8
     assert "no blank" in records[2]["error"]
-    assert len(records[5]["blanks"]) == 2
+    assert len(records[5]["filled"]["blanks"]) == 2
     assert not target.with_name("out.jsonl.part").exists()
 
 
@@ -135,10 +136,10 @@ def test_file_gives_what_single_calls_give(model: str, tmp_path: Path, capsys: p
     source.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
     options = ["--model", model, "--max-new-tokens", "4", "--temperature", "1", "--seed", "5", "--json"]
     assert main(["fill", "--input", str(source), *options]) == 0
-    together = [json.loads(line)["filled"] for line in capsys.readouterr().out.splitlines()]
+    together = [json.loads(line)["filled"]["text"] for line in capsys.readouterr().out.splitlines()]
     for text, filled in zip(texts, together, strict=True):
         assert main(["fill", text, *options]) == 0
-        assert json.loads(capsys.readouterr().out)["filled"] == filled
+        assert json.loads(capsys.readouterr().out)["filled"]["text"] == filled
 
 
 def test_other_field_and_colours(model: str, tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_input_may_be_a_pipe(model: str) -> None:
     command = f'{sys.executable} -m openglm fill --model {model} --input <(echo \'{{"text": "a [MASK]"}}\')'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["filled"].startswith("a ")
+    assert json.loads(done.stdout)["filled"]["text"].startswith("a ")
 
 
 def test_interrupted_run_keeps_what_was_done(model: str, tmp_path: Path) -> None:

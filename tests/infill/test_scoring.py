@@ -122,7 +122,7 @@ def test_choose_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_list_of_texts_gives_what_each_gives_alone(infiller: Infiller) -> None:
     texts = ["老师[MASK]。", "昨天早上，医生[MASK]河边，他不记得。", "孩子[MASK]"]
     choices = ["的", "一座小房子", "the old teacher", "一座"]
-    for options in ({}, {"normalize": "mean"}, {"calibrate": True, "length_penalty": 0.5}, {"ends": False}):
+    for options in ({}, {"length_penalty": 1.0}, {"calibrate": True, "length_penalty": 0.5}, {"ends": False}):
         together = infiller.choose(texts, choices, **options)  # type: ignore[arg-type]
         for text, ranked in zip(texts, together, strict=True):
             alone = infiller.choose(text, choices, **options)  # type: ignore[arg-type]
@@ -134,8 +134,8 @@ def test_a_list_of_texts_gives_what_each_gives_alone(infiller: Infiller) -> None
 
 def test_calibrated_by_an_empty_context(infiller: Infiller) -> None:
     text, choices = "老师[MASK]河边。", ["走到了", "的", "一座小房子"]
-    for context, empty in ((True, "[MASK]"), ("孩子[MASK]", "孩子[MASK]")):
-        ranked = infiller.choose(text, choices, calibrate=context)
+    for context, empty in ((None, "[MASK]"), ("孩子[MASK]", "孩子[MASK]")):
+        ranked = infiller.choose(text, choices, calibrate=True, context=context)
         gains = {c: infiller.score(text, c).logprob - infiller.score(empty, c).logprob for c in choices}
         assert [each.fills[0] for each in ranked] == sorted(choices, key=lambda c: -gains[c])
         ratio = math.exp(gains[ranked[1].fills[0]] - gains[ranked[0].fills[0]])
@@ -154,9 +154,15 @@ def test_without_ends_an_answer_may_go_on(infiller: Infiller) -> None:
 
 
 def test_rankings_that_cannot_be(infiller: Infiller) -> None:
-    with pytest.raises(OptionError, match="mean"):
-        infiller.choose("a [MASK]", ["x"], normalize="mean", length_penalty=0.3)
+    with pytest.raises(OptionError, match="length_penalty must be a finite number, not nan"):
+        infiller.choose("a [MASK]", ["x"], length_penalty=math.nan)
+    with pytest.raises(OptionError, match="choose has no option 'normalize'"):
+        infiller.choose("a [MASK]", ["x"], normalize="mean")  # type: ignore[call-overload]
+    with pytest.raises(OptionError, match="of no use without calibrate"):
+        infiller.choose("a [MASK]", ["x"], context="[MASK]")
+    with pytest.raises(OptionError, match="calibrate must be True or False, not 'b"):
+        infiller.choose("a [MASK]", ["x"], calibrate="b [MASK]")  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="2 blanks, the text has 1"):
-        infiller.choose("a [MASK]", ["x"], calibrate="[MASK][MASK]")
+        infiller.choose("a [MASK]", ["x"], calibrate=True, context="[MASK][MASK]")
     with pytest.raises(OptionError, match="score the ends"):
         infiller.choose("a[MASK]", ["x", ""], ends=False)

@@ -25,7 +25,7 @@ from .conftest import plain_logprobs, questions
 EMPTY = np.zeros(0, np.int64)
 
 
-@given(st.data(), st.sampled_from([Scoring(), Scoring("mean"), Scoring(length_penalty=0.5), Scoring(ends=False)]))
+@given(st.data(), st.sampled_from([Scoring(), Scoring(1.0), Scoring(length_penalty=0.5), Scoring(ends=False)]))
 @settings(max_examples=25)
 def test_both_ways_to_scores_agree(
     tiny_model: GLMModel, tokenizer: BilingualTokenizer, data: st.DataObject, scoring: Scoring
@@ -38,7 +38,7 @@ def test_both_ways_to_scores_agree(
         question = prediction.question
         plain = np.array(plain_logprobs(tiny_model, tokenizer, question, scoring.ends))
         counts = np.array([sum(len(ids) + scoring.ends for ids in each) for each in question.candidates])
-        plain = plain / counts**scoring.exponent
+        plain = plain / counts**scoring.length_penalty
         expected = [
             np.logaddexp.reduce([s for s, own in zip(plain, question.owner, strict=True) if own == label])
             for label in range(3)
@@ -67,7 +67,7 @@ def test_calibration_takes_what_is_said_everywhere(infiller: Infiller) -> None:
     task = Task.from_flags("{a:shorten}，[MASK]。", ["A=老师", "B=河边走到了"])
     model, tokenizer = infiller.model, infiller.tokenizer
     asked = [task.question(Example({"a": text}), tokenizer, model.config) for text in ("", "老师走到了", "医生")]
-    found = predict(model, tokenizer, asked, scoring=Scoring("mean", calibrate=True))
+    found = predict(model, tokenizer, asked, scoring=Scoring(1.0, calibrate=True))
     assert found[0].scores == pytest.approx([0, 0], abs=1e-5)  # the empty context itself
     lengths = [len(c[0]) + 1 for c in asked[1].candidates]
     expected = (found[1].logprobs - found[0].logprobs) / lengths
@@ -90,9 +90,9 @@ def test_training_goes_on_after_a_prediction(tiny_model: GLMModel, tokenizer: Bi
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"normalize": "average"}, "unknown"),
+        ({"calibrate": "yes"}, "calibrate must be True or False"),
         ({"length_penalty": float("nan")}, "number"),
-        ({"normalize": "mean", "length_penalty": 0.5}, "give one"),
+        ({"ends": 1}, "ends must be True or False"),
     ],
 )
 def test_scoring_checks_itself(values: dict[str, object], message: str) -> None:

@@ -76,7 +76,7 @@ def test_text_in_parts_may_hold_the_wording_of_blanks(client: TestClient, infill
 
 def test_choose_and_score(client: TestClient, infiller: Infiller) -> None:
     text, choices = "老师[MASK]走到了[MASK]。", [["昨天", "河边"], ["早上", "木桥"], ["", "x"]]
-    for options in ({}, {"calibrate": True}, {"normalize": "mean"}, {"ends": True, "length_penalty": 0.5}):
+    for options in ({}, {"calibrate": True}, {"length_penalty": 1.0}, {"ends": True, "length_penalty": 0.5}):
         got = client.post("/v1/choose", json={"text": text, "choices": choices, **options}).json()["choices"]
         wanted = infiller.choose(text, choices, **options)
         assert [one["fills"] for one in got] == [one.fills for one in wanted]

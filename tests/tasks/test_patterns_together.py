@@ -63,7 +63,7 @@ def test_the_average_by_hand() -> None:
     assert averaged(variants[:1]) is variants[0]
 
 
-@pytest.mark.parametrize("scoring", [Scoring(), Scoring(calibrate=True), Scoring("mean", ends=False)])
+@pytest.mark.parametrize("scoring", [Scoring(), Scoring(calibrate=True), Scoring(1.0, ends=False)])
 def test_what_several_patterns_say_is_averaged(infiller: Infiller, scoring: Scoring) -> None:
     model, tokenizer, task = infiller.model, infiller.tokenizer, from_values(TASK)
 

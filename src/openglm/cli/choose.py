@@ -49,19 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--field", default="text", help="field of the input that holds the text (default: text)")
     ranking = parser.add_argument_group("ranking")
     ranking.add_argument(
-        "--normalize", default="sum", metavar="sum|mean", help="whole answer (default), or its average token"
+        "--length-penalty",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="rank by log-probability / tokens ** A: 0 the whole answer (default), 1 its average token",
     )
     ranking.add_argument(
-        "--length-penalty", type=float, default=0.0, metavar="A", help="rank by log-probability / tokens ** A"
+        "--calibrate", action="store_true", help="rank by how much more probable an answer is than in an empty context"
     )
     ranking.add_argument(
-        "--calibrate",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="CONTEXT",
-        help="rank by how much more probable an answer is than in an empty context: nothing around the blanks, "
-        "or a text with as many blanks",
+        "--context", metavar="TEXT", help="that empty context, with as many blanks (default: nothing around the blanks)"
     )
     ranking.add_argument("--no-ends", action="store_false", dest="ends", help="do not count the end of an answer")
     ranking.add_argument("--top", type=int, metavar="N", help="show the N best only")
@@ -80,10 +78,10 @@ def run(args: argparse.Namespace) -> int:
     choices = [*args.choices, *(_choices(args.choices_file) if args.choices_file else [])]
     if not choices:
         raise OptionError("no answers to choose from; give --choice once per answer, or --choices FILE")
-    options = {name: getattr(args, name) for name in ("normalize", "length_penalty", "calibrate", "ends", "truncate")}
+    options = {name: getattr(args, name) for name in ("length_penalty", "calibrate", "context", "ends", "truncate")}
     from ..scoring.predict import Scoring
 
-    Scoring(args.normalize, args.length_penalty)  # wrong options are reported before a model is loaded
+    Scoring(args.length_penalty)  # wrong options are reported before a model is loaded
     infiller = load_model(args)
     if from_file:
         return _rank_file(args, infiller, choices, options)
@@ -140,13 +138,8 @@ def _rank_file(
                 raise
             for (_, values), ranked in zip(chunk, results, strict=True):
                 count += 1
-                best = [
-                    {"answer": each.fills[0] if len(each.fills) == 1 else each.fills, **_numbers(each)}
-                    for each in ranked[: args.top]
-                ]
-                out.write(
-                    json.dumps({**values, "choice": best[0]["answer"], "ranking": best}, ensure_ascii=False) + "\n"
-                )
+                line = {**values, "choices": [each.to_dict() for each in ranked[: args.top]]}
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
     if not count:
         raise InputError(f"{'standard input' if args.input == '-' else args.input} is empty: nothing to rank")
     return 0
@@ -159,10 +152,6 @@ def _check(
         infiller.choose(text, choices, **options)
     except InputError as error:
         raise type(error)(f"{source}, line {number}: {error}") from error
-
-
-def _numbers(scored: Scored) -> dict[str, float]:
-    return {"probability": round(scored.probability, 6), "logprob": round(scored.logprob, 6)}
 
 
 def _records(source: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -71,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
     infiller = load_model(args)
     if from_file or args.texts == ["-"]:
         return _fill_many(args, infiller, options)
-    for text in args.texts:
-        infiller.check(text, **options)
     return _write(args, zip(args.texts, infiller.fill(args.texts, **options), strict=True))
 
 
@@ -117,14 +115,14 @@ def _fill_many(args: argparse.Namespace, infiller: Infiller, options: dict[str, 
 
 
 def _fill_chunk(infiller: Infiller, chunk: list[Item], options: dict[str, Any]) -> list[Filled | None]:
+    results = infiller.fill_iter((item.text for item in chunk if item.error is None), on_error="return", **options)
+    filled: list[Filled | None] = []
     for item in chunk:
-        if item.error is None:
-            try:
-                infiller.check(item.text, **options)
-            except OpenGLMError as error:
-                item.error = str(error)
-    results = iter(infiller.fill([item.text for item in chunk if item.error is None], **options))
-    return [next(results) if item.error is None else None for item in chunk]
+        result = next(results) if item.error is None else None
+        if isinstance(result, OpenGLMError):
+            item.error, result = str(result), None
+        filled.append(result)
+    return filled
 
 
 def _items(lines: Iterable[bytes], name: str | None) -> Iterator[Item]:
@@ -159,18 +157,13 @@ def _json_item(line: bytes, name: str) -> Item:
 
 
 def _json_line(fields: dict[str, Any], filled: Filled) -> str:
-    def record(result: dict[str, Any]) -> dict[str, Any]:
-        others = [record(other) for other in result.pop("alternatives", [])]
-        out = {"filled": result.pop("text"), **result}
-        return out | ({"alternatives": others} if others else {})
-
-    return json.dumps({**fields, **record(filled.to_dict())}, ensure_ascii=False) + "\n"
+    return json.dumps({**fields, "filled": filled.to_dict()}, ensure_ascii=False) + "\n"
 
 
 def _readable(filled: Filled, colours: bool) -> str:
     if not filled.alternatives:
         return _coloured(filled, colours)
-    return "\n".join(f"{a.logprob:8.2f}  {_coloured(a, colours)}" for a in (filled, *filled.alternatives))
+    return "\n".join(f"{a.logprob:8.2f}  {_coloured(a, colours)}" for a in filled.answers)
 
 
 def _coloured(filled: Filled, colours: bool) -> str:

@@ -52,7 +52,7 @@ def load_model(args: argparse.Namespace) -> Infiller:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        from ..infill.infiller import load
+        from ..infill.loading import load
 
         return load(args.model, **model_options(args))
     finally:

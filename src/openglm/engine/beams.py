@@ -142,7 +142,8 @@ class BeamSearchJob(Job):
 
     def outputs(self) -> list[JobOutput]:
         """As `Job`: none before the search is done."""
-        return [JobOutput(beam.fills, beam.logprobs, beam.reasons) for beam in self.beams]
+        penalty = self.options.length_penalty
+        return [JobOutput(beam.fills, beam.logprobs, beam.reasons, score=beam.score(penalty)) for beam in self.beams]
 
     @classmethod
     def advance(cls, batch: Sequence[tuple[BeamSearchJob, Tensor]], runner: ModelRunner) -> None:

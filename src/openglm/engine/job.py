@@ -52,12 +52,14 @@ class JobOutput:
         logprobs: of the tokens, and of the end where it was chosen.
         reasons: why each closed blank ended, "stop" or "length".
         top_logprobs: for each of `logprobs`, the most probable tokens with theirs, if they were asked for.
+        score: what answers are ranked by, where that is not the log-probability.
     """
 
     fills: Sequence[Sequence[int]]
     logprobs: Sequence[Sequence[float]]
     reasons: Sequence[str]
     top_logprobs: Sequence[Sequence[Sequence[tuple[int, float]]]] = ()
+    score: float | None = None
 
 
 class Job(ABC):

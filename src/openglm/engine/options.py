@@ -5,18 +5,35 @@ Names and meanings follow Hugging Face's generation options where they have one.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from ..blanks import BlankKind
-from ..errors import OptionError
+from ..checks import check_number, check_one_of
+from ..errors import OptionError, suggest
 
 # A fill ends by itself; these only bound one that would not.
 DEFAULT_MAX_NEW_TOKENS = {BlankKind.MASK: 32, BlankKind.SMASK: 128, BlankKind.GMASK: 256}
 TRUNCATE = ("start", "end", "around")
 
 Lengths = int | Sequence[int]
+
+
+class FillKeywords(TypedDict, total=False):
+    """The fields of `FillOptions` as keywords, for type checkers."""
+
+    max_new_tokens: Lengths | None
+    min_new_tokens: Lengths
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    num_beams: int
+    length_penalty: float
+    num_return_sequences: int
+    seed: int | None
+    truncate: str | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,9 @@ class FillOptions:
 
     Raises:
         OptionError: a value out of range or options that exclude each other.
+
+    >>> FillOptions(max_new_tokens=[4, 64], temperature=0.8, seed=1).top_p
+    1.0
     """
 
     max_new_tokens: Lengths | None = None
@@ -59,20 +79,24 @@ class FillOptions:
 
     def __post_init__(self) -> None:
         for limit in self._listed(self.max_new_tokens):
-            _check_integer("max_new_tokens", limit, 1)
+            check_number("max_new_tokens", limit, least=1, whole=True)
         for limit in self._listed(self.min_new_tokens):
-            _check_integer("min_new_tokens", limit, 0)
-        _check_number("temperature", self.temperature, "at least 0 (0 is greedy)", self.temperature >= 0)
-        _check_integer("top_k", self.top_k, 0)
-        _check_number("top_p", self.top_p, "above 0 and at most 1", 0 < self.top_p <= 1)
-        _check_number("repetition_penalty", self.repetition_penalty, "above 0", self.repetition_penalty > 0)
-        _check_number("length_penalty", self.length_penalty, "a finite number", True)
-        _check_integer("num_beams", self.num_beams, 1)
-        _check_integer("num_return_sequences", self.num_return_sequences, 1)
+            check_number("min_new_tokens", limit, least=0, whole=True)
+        check_number("temperature", self.temperature, least=0, note="0 is greedy")
+        check_number("top_k", self.top_k, least=0, whole=True)
+        check_number("top_p", self.top_p, above=0, most=1)
+        check_number("repetition_penalty", self.repetition_penalty, above=0)
+        check_number("length_penalty", self.length_penalty)
+        check_number("num_beams", self.num_beams, least=1, whole=True)
+        check_number("num_return_sequences", self.num_return_sequences, least=1, whole=True)
         if self.seed is not None:
-            _check_integer("seed", self.seed, 0)
-        if self.truncate is not None and self.truncate not in TRUNCATE:
-            raise OptionError(f"truncate must be one of {', '.join(TRUNCATE)}, not {self.truncate!r}")
+            check_number("seed", self.seed, least=0, whole=True)
+        if self.truncate is not None:
+            check_one_of("truncate", self.truncate, TRUNCATE)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise OptionError: options that exclude each other."""
         if self.num_beams > 1 and self.temperature > 0:
             raise OptionError("num_beams and temperature exclude each other; set temperature to 0 or num_beams to 1")
         if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
@@ -83,6 +107,19 @@ class FillOptions:
             raise OptionError(
                 "greedy decoding has one answer; for num_return_sequences above 1 set num_beams or a temperature"
             )
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> FillOptions:
+        """From keywords.
+
+        Raises:
+            OptionError: as the class, and a name that is no option.
+        """
+        known = list(cls.__dataclass_fields__)
+        for name in options:
+            if name not in known:
+                raise OptionError(f"there is no option {name!r}.{suggest(name, known)} The options: {', '.join(known)}")
+        return cls(**options)
 
     @property
     def drawing(self) -> tuple[float, ...]:
@@ -123,13 +160,3 @@ class FillOptions:
         if len(value) != blanks:
             raise OptionError(f"{name} lists {len(value)} values for a text with {blanks} blanks")
         return list(value)
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{name} must be an integer of at least {least}, not {value!r}")
-
-
-def _check_number(name: str, value: object, wanted: str, in_range: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not in_range:
-        raise OptionError(f"{name} must be {wanted}, not {value!r}")

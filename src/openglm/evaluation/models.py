@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from ..checkpoints.beside import SETTINGS_FILE, RunSettings, model_folder_of_run
-from ..infill.infiller import Infiller, load
+from ..infill.infiller import Infiller
+from ..infill.loading import load
 from ..scoring.predict import Prediction
 from ..scoring.question import Question
 from ..tasks.examples import Example

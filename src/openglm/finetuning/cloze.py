@@ -175,9 +175,7 @@ def scoring_of(task: Task, calibrate: str, length_penalty: float) -> Scoring:
     scoring = task.scoring
     if calibrate != "task":
         scoring = dataclasses.replace(scoring, calibrate=calibrate == "yes")
-    return (
-        scoring if length_penalty < 0 else dataclasses.replace(scoring, normalize="sum", length_penalty=length_penalty)
-    )
+    return scoring if length_penalty < 0 else dataclasses.replace(scoring, length_penalty=length_penalty)
 
 
 class ClozePlan(Plan):

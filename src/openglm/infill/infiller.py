@@ -1,44 +1,51 @@
-"""`Infiller`: a model and its tokenizer, ready to fill blanks; and `load`, which makes one."""
+"""`Infiller`: a model and its tokenizer, ready to fill blanks."""
 
 from __future__ import annotations
 
-from collections import deque
+import copy
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
-import torch
 from numpy.random import Generator
 
 from ..blanks import BlankedText
-from ..checkpoints.resolve import open_model
+from ..checks import check_number, check_one_of, named_options
 from ..engine.beams import BeamSearchJob
 from ..engine.decoding import SamplingJob, SamplingSequence
 from ..engine.engine import Engine
 from ..engine.job import Job
-from ..engine.options import FillOptions
+from ..engine.options import FillKeywords, FillOptions
 from ..engine.runners import runner_for
 from ..engine.stop_tokens import StopTokens
-from ..errors import OptionError
+from ..errors import InputError, OpenGLMError, OptionError
 from ..layouts import PartBState, lay_out
 from ..network.model import GLMModel
-from ..network.quantization import check as check_quantize
 from ..scoring.predict import Scoring
 from ..tokenizer import Tokenizer
-from .prompt import Prompt, Text, numbered
-from .request import Request
+from .ahead import AHEAD, in_order
+from .origin import Origin
+from .prompt import Text, numbered
+from .request import Plan, Request
 from .results import Filled, Piece, Scored
-from .scoring import prompts_of, rank_answers, score_answers
+from .scoring import ChooseKeywords, Fills, check_choices, prompts_of, rank_answers, score_answers
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
 
 
 class Infiller:
-    """Fills blanks.
+    """Fills blanks. It can be pickled if `openglm.load` made it: whoever opens it loads the same model.
 
     Args:
         model: the network; put into evaluation mode.
         tokenizer: its vocabulary.
         compile: as in `load`.
+
+    Attributes:
+        origin: what `load` was given; None for a model from elsewhere.
 
     Raises:
         OptionError: the vocabulary has more tokens than the model has rows.
@@ -52,22 +59,27 @@ class Infiller:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.origin: Origin | None = None
+        self._compile = compile
         self._stop_tokens = StopTokens.of(tokenizer, model.config.vocab_size, model.word_embeddings.weight.device)
         self.engine = Engine(runner_for(model, tokenizer.eos, compile=compile))
 
-    @overload
-    def fill(self, text: Text, **options: Any) -> Filled: ...
+    # --- filling -----------------------------------------------------------------------
 
     @overload
-    def fill(self, text: Sequence[Text], **options: Any) -> list[Filled]: ...
+    def fill(self, text: Text, **options: Unpack[FillKeywords]) -> Filled: ...  # type: ignore[overload-overlap]
 
+    @overload
+    def fill(self, text: Sequence[Text], **options: Unpack[FillKeywords]) -> list[Filled]: ...
+
+    @named_options(FillOptions)
     def fill(self, text: Text | Sequence[Text], **options: Any) -> Filled | list[Filled]:
         """Fill every blank of a text, or of each text in a list.
 
         Args:
             text: any number of `[MASK]`, `[sMASK]`, `[gMASK]` in it. `BlankedText` keeps
                 text from elsewhere from being read as a blank.
-            options: the fields of `FillOptions`.
+            options: the fields of `openglm.FillOptions`, which says what each does.
 
         Returns:
             One result for a text, a list in the same order for a list. A text gives the
@@ -76,113 +88,93 @@ class Infiller:
         Raises:
             InputError, UnsupportedBlankError, ContextLengthError: the text cannot be filled.
             OptionError: an unknown option, or one out of range.
+
+        >>> model = openglm.load()
+        >>> result = model.fill("The [MASK] of the United States lives in the White House.")
+        >>> blank = result.blanks[0]
+        >>> result.text[blank.start : blank.end] == blank.text
+        True
         """
-        chosen = _options(options)
+        chosen = FillOptions(**options)
         if isinstance(text, (str, BlankedText)):
             return self._fill_all([text], chosen)[0]
-        return self._fill_all(list(text), chosen)
+        return self._fill_all(_listed(text), chosen)
 
-    def check(self, text: Text, **options: Any) -> None:
+    @overload
+    def fill_iter(
+        self,
+        texts: Iterable[Text],
+        *,
+        on_error: Literal["raise"] = ...,
+        ahead: int = ...,
+        **options: Unpack[FillKeywords],
+    ) -> Iterator[Filled]: ...
+
+    @overload
+    def fill_iter(
+        self,
+        texts: Iterable[Text],
+        *,
+        on_error: Literal["return"],
+        ahead: int = ...,
+        **options: Unpack[FillKeywords],
+    ) -> Iterator[Filled | OpenGLMError]: ...
+
+    @named_options(FillOptions)
+    def fill_iter(
+        self, texts: Iterable[Text], *, on_error: str = "raise", ahead: int = AHEAD, **options: Any
+    ) -> Iterator[Filled | OpenGLMError]:
+        """Fill texts as they come; results in the same order, each as soon as it is ready.
+
+        Args:
+            texts: may be endless.
+            on_error: "raise", or "return": what is wrong with a text stands in the place of its
+                result, and the others go on.
+            ahead: texts read before the first result is waited for, and held at most.
+            options: as in `fill`.
+
+        Raises:
+            as `fill`.
+
+        >>> model = openglm.load()
+        >>> filled, wrong = model.fill_iter(["I come from [MASK] York.", "no blank here"], on_error="return")
+        >>> print(wrong)
+        no blank in 'no blank here': put [MASK], [sMASK], [gMASK] where text is wanted
+        """
+        check_one_of("on_error", on_error, ("raise", "return"))
+        check_number("ahead", ahead, least=1, whole=True)
+        return self._iterate(texts, FillOptions(**options), on_error == "return", ahead)
+
+    @named_options(FillOptions)
+    def check(self, text: Text, **options: Unpack[FillKeywords]) -> None:
         """Raise what `fill` would raise for this text and these options, without filling it."""
-        self._prompt(text, _options(options))
+        self._plan(text, FillOptions(**options))
 
-    def stream(self, text: Text, **options: Any) -> Iterator[Piece]:
+    @named_options(FillOptions)
+    def stream(self, text: Text, **options: Unpack[FillKeywords]) -> Iterator[Piece]:
         """Fill one text and give the pieces of its fills as they are decided.
 
         The pieces of a blank, put together, are the `Fill.text` that `fill` returns.
 
+        Args:
+            text, options: as in `fill`.
+
         Raises:
             as `fill`; OptionError also for beams or several answers, which have no order
             in which to stream.
+
+        >>> model = openglm.load()
+        >>> text = "北京故宫是中国[MASK]非物质文化遗产。"
+        >>> "".join(piece.text for piece in model.stream(text)) == model.fill(text).blanks[0].text
+        True
         """
-        chosen = _options(options)
+        chosen = FillOptions(**options)
         if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
             raise OptionError("stream gives one answer as it is written; leave num_beams and num_return_sequences at 1")
-        return self._stream(self._request(self._prompt(text, chosen), chosen))
+        return self._stream(self._request(self._plan(text, chosen), chosen))
 
-    def score(self, text: Text, fills: str | Sequence[str], *, truncate: str | None = None) -> Scored:
-        """Log-probability of given fills.
-
-        Args:
-            text: with as many blanks as there are fills.
-            fills: one string per blank, of any length; a single string for a single blank.
-            truncate: as in `fill`.
-
-        Raises:
-            InputError: fills and blanks differ in number, and as `fill`.
-            ContextLengthError: a fill longer than the model can count.
-        """
-        return self._score(text, [fills], truncate)[0]
-
-    @overload
-    def choose(  # type: ignore[overload-overlap]
-        self,
-        text: Text,
-        choices: Sequence[str | Sequence[str]],
-        *,
-        length_penalty: float = ...,
-        normalize: str = ...,
-        calibrate: bool | str = ...,
-        ends: bool = ...,
-        truncate: str | None = ...,
-    ) -> list[Scored]: ...
-
-    @overload
-    def choose(
-        self,
-        text: Sequence[Text],
-        choices: Sequence[str | Sequence[str]],
-        *,
-        length_penalty: float = ...,
-        normalize: str = ...,
-        calibrate: bool | str = ...,
-        ends: bool = ...,
-        truncate: str | None = ...,
-    ) -> list[list[Scored]]: ...
-
-    def choose(
-        self,
-        text: Text | Sequence[Text],
-        choices: Sequence[str | Sequence[str]],
-        *,
-        length_penalty: float = 0.0,
-        normalize: str = "sum",
-        calibrate: bool | str = False,
-        ends: bool = True,
-        truncate: str | None = None,
-    ) -> list[Scored] | list[list[Scored]]:
-        """Rank answers to a text, or to each text in a list, the best first.
-
-        Args:
-            choices: each a string for a single blank, or one string per blank.
-            length_penalty: rank by log-probability / (number of tokens, ends included) **
-                length_penalty: 0 the probability of the answer, 1 the mean over its tokens.
-            normalize: "sum", or "mean" for length_penalty 1.
-            calibrate: rank by how much more probable an answer is here than in an empty
-                context: True for the blanks with nothing around them, or a text with as many
-                blanks. `Scored.logprob` stays as it is.
-            ends: count the end of every fill. Without it an answer may go on.
-            truncate: as in `fill`.
-
-        Returns:
-            One ranking for a text, a list of them in the same order for a list.
-
-        Raises:
-            OptionError: no choices, or options that are wrong or exclude each other. Otherwise
-                as `score`.
-        """
-        scoring = Scoring(normalize, length_penalty, bool(calibrate), ends)
-        texts = [text] if isinstance(text, (str, BlankedText)) else list(text)
-        prompts = prompts_of(texts, self.tokenizer, self.model, truncate)
-        context = calibrate if isinstance(calibrate, str) else None
-        ranked = rank_answers(self.model, self.tokenizer, prompts, choices, scoring, context=context)
-        return ranked[0] if isinstance(text, (str, BlankedText)) else ranked
-
-    def _score(self, text: Text, choices: Sequence[str | Sequence[str]], truncate: str | None) -> list[Scored]:
-        prompts = prompts_of([text], self.tokenizer, self.model, truncate)
-        return score_answers(self.model, self.tokenizer, prompts, choices)[0]
-
-    def request(self, text: Text, *, top_logprobs: int = 0, **options: Any) -> Request:
+    @named_options(FillOptions)
+    def request(self, text: Text, *, top_logprobs: int = 0, **options: Unpack[FillKeywords]) -> Request:
         """One text made ready for the engine, for callers that run `engine` themselves.
 
         Args:
@@ -193,8 +185,133 @@ class Infiller:
         Raises:
             as `fill`.
         """
-        chosen = _options(options)
-        return self._request(self._prompt(text, chosen), chosen, top_logprobs)
+        chosen = FillOptions(**options)
+        return self._request(self._plan(text, chosen), chosen, top_logprobs)
+
+    # --- given answers -----------------------------------------------------------------
+
+    @overload
+    def score(  # type: ignore[overload-overlap]
+        self, text: Text, fills: Fills, *, truncate: str | None = ...
+    ) -> Scored: ...
+
+    @overload
+    def score(self, text: Sequence[Text], fills: Sequence[Fills], *, truncate: str | None = ...) -> list[Scored]: ...
+
+    @named_options()
+    def score(
+        self, text: Text | Sequence[Text], fills: Fills | Sequence[Fills], *, truncate: str | None = None
+    ) -> Scored | list[Scored]:
+        """Log-probability of given fills of a text, or of each text in a list.
+
+        Args:
+            text: with as many blanks as there are fills.
+            fills: one string per blank, of any length; a single string for a single blank. For a
+                list of texts a list with one such entry per text.
+            truncate: what to drop of a text longer than the context, as in `fill`.
+
+        Raises:
+            InputError: fills and blanks, or fills and texts, differ in number; and as `fill`.
+            ContextLengthError: a fill longer than the model can count.
+
+        >>> model = openglm.load()
+        >>> likely, unlikely = model.score(["The United [MASK] of America."] * 2, ["States", "bananas"])
+        >>> likely.logprob > unlikely.logprob
+        True
+        """
+        if isinstance(text, (str, BlankedText)):
+            return self._score([text], [fills], truncate)[0]  # type: ignore[list-item]
+        texts, each = _listed(text), _listed(fills, "fills")
+        if len(texts) != len(each):
+            raise InputError(f"{len(each)} fills for {len(texts)} texts; give one entry per text")
+        return self._score(texts, each, truncate)
+
+    @overload
+    def choose(  # type: ignore[overload-overlap]
+        self, text: Text, choices: Sequence[Fills], **options: Unpack[ChooseKeywords]
+    ) -> list[Scored]: ...
+
+    @overload
+    def choose(
+        self, text: Sequence[Text], choices: Sequence[Fills], **options: Unpack[ChooseKeywords]
+    ) -> list[list[Scored]]: ...
+
+    @named_options()
+    def choose(
+        self,
+        text: Text | Sequence[Text],
+        choices: Sequence[Fills],
+        *,
+        length_penalty: float = 0.0,
+        calibrate: bool = False,
+        context: str | None = None,
+        ends: bool = True,
+        truncate: str | None = None,
+    ) -> list[Scored] | list[list[Scored]]:
+        """Rank answers to a text, or to each text in a list, the best first.
+
+        Args:
+            choices: each a string for a single blank, or one string per blank.
+            length_penalty: rank by log-probability / (number of tokens, ends included) **
+                length_penalty: 0 the probability of the answer, 1 the mean over its tokens.
+            calibrate: rank by how much more probable an answer is here than in an empty
+                context. `Scored.logprob` stays as it is.
+            context: that empty context: a text with as many blanks. By default the blanks with
+                nothing around them.
+            ends: count the end of every fill. Without it an answer may go on.
+            truncate: what to drop of a text longer than the context, as in `fill`.
+
+        Returns:
+            One ranking for a text, a list of them in the same order for a list.
+
+        Raises:
+            OptionError: no choices, or options that are wrong or exclude each other. Otherwise
+                as `score`.
+
+        >>> model = openglm.load()
+        >>> ranked = model.choose("这家餐厅的菜很好吃，总的来说[MASK]。", ["失望", "满意"], calibrate=True)
+        >>> [(each.fills, each.index) for each in ranked]
+        [(['满意'], 1), (['失望'], 0)]
+        """
+        scoring = Scoring(length_penalty, calibrate, ends)
+        check_choices(choices)
+        one = isinstance(text, (str, BlankedText))
+        texts = [text] if isinstance(text, (str, BlankedText)) else _listed(text)
+        prompts = prompts_of(texts, self.tokenizer, self.model, truncate)
+        ranked = rank_answers(self.model, self.tokenizer, prompts, choices, scoring, context=context)
+        return ranked[0] if one else ranked
+
+    # --- copies ------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise InputError(
+                "only an Infiller that openglm.load made can be pickled, as what it was loaded from; write this model "
+                "to a folder (openglm.checkpoints.native.save_model), and load and pickle that one"
+            )
+        self.origin.check(self.model)
+        return _load, (self.origin.name_or_path, self.origin.options)
+
+    def __copy__(self) -> Infiller:
+        """The same weights, with an engine of its own."""
+        other = Infiller(self.model, self.tokenizer, compile=self._compile)
+        other.origin = self.origin
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Infiller:
+        """Weights of its own."""
+        other = Infiller(copy.deepcopy(self.model, memo), self.tokenizer, compile=self._compile)
+        if self.origin is not None:
+            self.origin.check(self.model)
+            other.origin = self.origin.marked(other.model)
+        return other
+
+    # --- how ---------------------------------------------------------------------------
+
+    def _score(self, texts: Sequence[Text], fills: Sequence[Fills], truncate: str | None) -> list[Scored]:
+        prompts = prompts_of(texts, self.tokenizer, self.model, truncate)
+        each = score_answers(self.model, self.tokenizer, prompts, [[own] for own in fills])
+        return [scored for (scored,) in each]
 
     def _stream(self, request: Request) -> Iterator[Piece]:
         job = request.job
@@ -211,102 +328,56 @@ class Infiller:
             raise job.error
 
     def _fill_all(self, texts: Sequence[Text], options: FillOptions) -> list[Filled]:
-        return list(self._filled_in_order(numbered(texts, lambda text: self._prompt(text, options)), options))
+        plans = numbered(texts, lambda text: self._plan(text, options))  # all errors before anything is decoded
+        requests = (self._request(plan, options) for plan in plans)
+        return [result for result in in_order(self.engine, requests, AHEAD) if isinstance(result, Filled)]
 
-    def _filled_in_order(self, prompts: Iterable[Prompt], options: FillOptions) -> Iterator[Filled]:
-        asked: deque[Request] = deque()
+    def _iterate(
+        self, texts: Iterable[Text], options: FillOptions, returns: bool, ahead: int
+    ) -> Iterator[Filled | OpenGLMError]:
+        def asked() -> Iterator[Request | OpenGLMError]:
+            for number, text in enumerate(texts, 1):
+                try:
+                    yield self._request(self._plan(text, options), options)
+                except OpenGLMError as error:
+                    if not returns:
+                        raise type(error)(f"text {number}: {error}") from error
+                    yield error
 
-        def jobs() -> Iterator[Job]:
-            for prompt in prompts:
-                asked.append(self._request(prompt, options))
-                yield asked[-1].job
+        return in_order(self.engine, asked(), ahead, returns=returns)
 
-        for _ in self.engine.run(jobs()):
-            yield asked.popleft().result()
-
-    def _prompt(self, text: Text, options: FillOptions) -> Prompt:
+    def _plan(self, text: Text, options: FillOptions) -> Plan:
         prompt = prompts_of([text], self.tokenizer, self.model, options.truncate)[0]
-        self._limits(prompt, options)  # raises if they do not fit this text
-        return prompt
+        return Plan(prompt, options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length))
 
-    def _limits(self, prompt: Prompt, options: FillOptions) -> list[tuple[int, int]]:
-        return options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
+    def _request(self, plan: Plan, options: FillOptions, top_logprobs: int = 0) -> Request:
+        return Request(plan.prompt, self._job(plan, options, top_logprobs), self.tokenizer)
 
-    def _request(self, prompt: Prompt, options: FillOptions, top_logprobs: int = 0) -> Request:
-        return Request(prompt, self._job(prompt, options, top_logprobs), self.tokenizer)
-
-    def _job(self, prompt: Prompt, options: FillOptions, top_logprobs: int) -> Job:
-        markers, limits = self.tokenizer.markers, self._limits(prompt, options)
-        part_a = prompt.part_a.behind(self.model.prompt_ids)
+    def _job(self, plan: Plan, options: FillOptions, top_logprobs: int) -> Job:
+        markers = self.tokenizer.markers
+        part_a = plan.prompt.part_a.behind(self.model.prompt_ids)
         positions = part_a.blank_positions.tolist()
         layout = lay_out(part_a, [[]], markers, blanks=[0])
         if options.num_beams > 1:
-            return BeamSearchJob(layout, PartBState(positions, markers), limits, options, self._stop_tokens)
+            return BeamSearchJob(layout, PartBState(positions, markers), plan.limits, options, self._stop_tokens)
         seqs = [
-            SamplingSequence(PartBState(positions, markers), limits, _generator(options.seed, copy), top_logprobs)
+            SamplingSequence(PartBState(positions, markers), plan.limits, _generator(options.seed, copy), top_logprobs)
             for copy in range(options.num_return_sequences)
         ]
         return SamplingJob(layout, seqs, options, self._stop_tokens)
 
 
-def _options(values: dict[str, Any]) -> FillOptions:
-    try:
-        return FillOptions(**values)
-    except TypeError as error:
-        known = ", ".join(FillOptions.__dataclass_fields__)
-        raise OptionError(f"{error}; the options are {known}") from error
+def _listed(values: Iterable[T], what: str = "texts") -> list[T]:
+    if isinstance(values, (bytes, dict)) or not isinstance(values, Iterable):
+        raise InputError(f"{what} must be text or a list, not {values!r:.80}")
+    return list(values)
+
+
+def _load(name_or_path: str, options: dict[str, Any]) -> Infiller:
+    from .loading import load
+
+    return load(name_or_path, **options)
 
 
 def _generator(seed: int | None, copy: int) -> Generator:
     return np.random.default_rng(None if seed is None else [seed, copy])
-
-
-def load(
-    name_or_path: str | Path = "default",
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: str | None = None,
-    compile: bool = False,
-) -> Infiller:
-    """A model ready to fill blanks.
-
-    Args:
-        name_or_path: "default" for the model that comes with openglm; a folder in openglm's
-            own, FlagAI's, THUDM's or the hub's format; a published name (`openglm models`) or
-            `owner/model` on the hub, `@revision` behind it if need be. What is not on this
-            machine is downloaded.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
-        dtype: "auto" (float32 on a CPU, bfloat16 on a GPU), "float32", "bfloat16", "float16".
-        quantize: "int8" rounds the weights to 8 bits: on a CPU several times faster, with a loss
-            that hardly differs (benchmarks/README.md); on a GPU, where "int4" is another choice,
-            through torchao. None computes with the weights as they are, but for the embedded
-            model on a CPU, which is rounded unless a dtype is given.
-        compile: compile the network, on a GPU the decoding step into CUDA graphs: worth it where
-            many texts are to come, as it takes up to two minutes once. On a CPU it needs a C++
-            compiler and is meant for int8.
-
-    Raises:
-        ModelNotFoundError: no such model; names the nearest ones.
-        CheckpointError, ConfigError, TokenizerError: files that are missing, damaged or do
-            not fit together; or a model with a classification head, which fills no blanks.
-        OptionError: an unknown device, dtype or quantize, or `compile` without a C++ compiler.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise OptionError(f"device {device!r} is not one torch knows; use auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device 'cuda' was asked for, but torch finds no CUDA device; use cpu or auto")
-    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    types["auto"] = torch.float32 if kind == "cpu" else torch.bfloat16
-    if dtype not in types:
-        raise OptionError(f"dtype {dtype!r} is unknown; use {', '.join(types)}")
-    if quantize is None and (str(name_or_path), dtype, kind) == ("default", "auto", "cpu"):
-        quantize = "int8"
-    if quantize is not None:
-        check_quantize(quantize, kind)
-    model, tokenizer = open_model(str(name_or_path), device=device, dtype=types[dtype], quantize=quantize)
-    return Infiller(model, tokenizer, compile=compile)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..blanks import BlankedText, PartA, build_part_a, tokens_beside_text
-from ..errors import ContextLengthError, InputError, OptionError, UnsupportedBlankError
+from ..checks import check_one_of, check_text
+from ..engine.options import TRUNCATE
+from ..errors import ContextLengthError, InputError, OpenGLMError, UnsupportedBlankError
 from ..network.config import GLMConfig
 from ..tokenizer import Tokenizer
 
 Text = str | BlankedText
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,16 @@ def build_prompt(
 
     Raises:
         InputError: no blank in the text, or not Unicode.
+        OptionError: an unknown `truncate`.
         UnsupportedBlankError: a kind of blank the model was not trained with.
         ContextLengthError: longer than the context and no `truncate`, or a cut that would
             lose a blank.
     """
-    blanked = BlankedText.parse(text) if isinstance(text, str) else text
+    blanked = text if isinstance(text, BlankedText) else BlankedText.parse(check_text("the text", text))
+    for literal in blanked.literals:
+        check_text("the text", literal)
+    if truncate is not None:
+        check_one_of("truncate", truncate, TRUNCATE)
     if not blanked.kinds:
         raise InputError(f"no blank in {_shorten(str(blanked))!r}: put {', '.join(config.blanks)} where text is wanted")
     for kind in blanked.kinds:
@@ -68,13 +77,13 @@ def build_prompt(
     return Prompt(blanked, part_a, max(0, surplus))
 
 
-def numbered(texts: Sequence[Text], make: Callable[[Text], Prompt]) -> list[Prompt]:
+def numbered(texts: Sequence[Text], make: Callable[[Text], T]) -> list[T]:
     """What `make` gives for each text; what is wrong with one of several is said with its number."""
     out = []
     for number, text in enumerate(texts, 1):
         try:
             out.append(make(text))
-        except (InputError, OptionError) as error:
+        except OpenGLMError as error:
             if len(texts) == 1:
                 raise
             raise type(error)(f"text {number} of {len(texts)}: {error}") from error

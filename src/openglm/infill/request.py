@@ -5,12 +5,27 @@ Knows how tokens become text; nothing about when the engine runs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ..engine.job import Job, JobOutput
 from ..tokenizer import Tokenizer
 from .prompt import Prompt
 from .results import Fill, Filled, Piece
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written into one text.
+
+    Attributes:
+        prompt: the text as the model reads it.
+        limits: (fewest, most) tokens of each blank.
+    """
+
+    prompt: Prompt
+    limits: list[tuple[int, int]]
 
 
 class Request:
@@ -89,13 +104,14 @@ class Request:
             Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, output.reasons[i])
             for i, (start, end) in enumerate(spans)
         ]
-        return Filled(text, blanks, sum(fill.logprob for fill in blanks), [], prompt.dropped)
+        logprob = sum(fill.logprob for fill in blanks)
+        return Filled(text, blanks, logprob, [], prompt.dropped, logprob if output.score is None else output.score)
 
 
 def with_alternatives(answers: Sequence[Filled]) -> Filled:
     """The first answer, which holds the others."""
     first = answers[0]
-    return Filled(first.text, first.blanks, first.logprob, list(answers[1:]), first.truncated)
+    return dataclasses.replace(first, alternatives=list(answers[1:]))
 
 
 def _fit(prompt: Prompt, blank: int, fill: str) -> str:

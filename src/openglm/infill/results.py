@@ -1,8 +1,12 @@
-"""What filling gives back."""
+"""What filling and scoring give back.
+
+`to_dict` is what the command line writes and the server answers: one name for one thing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -27,6 +31,10 @@ class Fill:
     end: int
     finish_reason: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, under the names of the attributes."""
+        return dict(vars(self))
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -38,6 +46,8 @@ class Filled:
         logprob: of all fills together, in nats.
         alternatives: the other answers, best first for beams, in order of drawing for samples.
         truncated: tokens of the text that the model did not see (see `truncate`).
+        score: what answers are ranked by: `logprob`, for beams divided by
+            length ** length_penalty, the ends counted.
     """
 
     text: str
@@ -45,32 +55,26 @@ class Filled:
     logprob: float
     alternatives: list[Filled]
     truncated: int = 0
+    score: float = field(default=math.nan, compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def answers(self) -> list[Filled]:
+        """All answers, this one among them, best first by `score`.
+
+        >>> result = openglm.load().fill("I come from [MASK] York.", num_beams=3, num_return_sequences=2)
+        >>> result.answers == [result, *result.alternatives]  # beams come best first
+        True
+        """
+        return sorted((self, *self.alternatives), key=lambda answer: -answer.score)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        out: dict[str, Any] = {
-            "text": self.text,
-            "logprob": round(self.logprob, 6),
-            "blanks": [
-                {
-                    "text": fill.text,
-                    "logprob": round(fill.logprob, 6),
-                    "token_ids": fill.token_ids,
-                    "start": fill.start,
-                    "end": fill.end,
-                    "finish_reason": fill.finish_reason,
-                }
-                for fill in self.blanks
-            ],
-        }
-        if self.alternatives:
-            out["alternatives"] = [other.to_dict() for other in self.alternatives]
-        if self.truncated:
-            out["truncated"] = self.truncated
-        return out
+        """Plain values for JSON, under the names of the attributes; without `score`."""
+        own = {"text": self.text, "logprob": self.logprob, "blanks": [fill.to_dict() for fill in self.blanks]}
+        alternatives = [_without_others(other.to_dict()) for other in self.alternatives]
+        return {**own, "alternatives": alternatives, "truncated": self.truncated}
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,12 @@ class Scored:
         token_logprobs: of each token of each fill, then of its end.
         token_ids: of each fill, without the end.
         probability: among the choices it was ranked with, summing to 1; 1.0 for a single score.
+        index: its place in the list of choices that was given; 0 for a single score.
+        truncated: tokens of the text that the model did not see (see `truncate`).
+
+    >>> scored = openglm.load().score("[MASK] and [MASK]", ["salt", "pepper"])
+    >>> scored.text, scored.fills, len(scored.blank_logprobs)
+    ('salt and pepper', ['salt', 'pepper'], 2)
     """
 
     text: str
@@ -94,16 +104,12 @@ class Scored:
     token_logprobs: list[list[float]]
     token_ids: list[list[int]]
     probability: float = 1.0
+    index: int = 0
+    truncated: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "filled": self.text,
-            "fills": self.fills,
-            "logprob": round(self.logprob, 6),
-            "blank_logprobs": [round(value, 6) for value in self.blank_logprobs],
-            "probability": round(self.probability, 6),
-        }
+        """Plain values for JSON, under the names of the attributes."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -121,3 +127,7 @@ class Piece:
     text: str
     finish_reason: str | None = None
     answer: int = 0
+
+
+def _without_others(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in ("alternatives", "truncated")}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..blanks import BlankedText
+from ..checks import check_text
 from ..errors import ContextLengthError, InputError, OptionError
 from ..network.config import GLMConfig
 from ..network.model import GLMModel
@@ -23,7 +25,17 @@ from ..tokenizer import Tokenizer
 from .prompt import Prompt, build_prompt, numbered
 from .results import Scored
 
-Choice = str | Sequence[str]  # a string for a single blank, or one per blank
+Fills = str | Sequence[str]  # a string for a single blank, or one per blank
+
+
+class ChooseKeywords(TypedDict, total=False):
+    """The options of `Infiller.choose`, for type checkers."""
+
+    length_penalty: float
+    calibrate: bool
+    context: str | None
+    ends: bool
+    truncate: str | None
 
 
 def prompts_of(
@@ -40,28 +52,30 @@ def score_answers(
     model: GLMModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
-    choices: Sequence[Choice],
+    choices: Sequence[Sequence[Fills]],
     *,
     ends: bool = True,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> list[list[Scored]]:
-    """Every choice in every text, in the order given.
+    """Every text's own choices in it, in the order given.
 
     Raises:
         InputError: fills and blanks differ in number.
         ContextLengthError: a fill longer than the model can count.
         OptionError: an empty fill that is scored without its end.
     """
-    questions = [_question(prompt, choices, tokenizer, model.config, ends) for prompt in prompts]
+    questions = [
+        _question(prompt, own, tokenizer, model.config, ends) for prompt, own in zip(prompts, choices, strict=True)
+    ]
     values = token_logprobs(
         model, questions, tokenizer.markers, tokenizer.eos, ends=ends, tokens_at_once=tokens_at_once
     )
     return [
         [
-            _scored(prompt, [choice] if isinstance(choice, str) else list(choice), ids, read, ends)
-            for choice, ids, read in zip(choices, question.candidates, each, strict=True)
+            _scored(prompt, i, own[i], ids, read, ends)
+            for i, (ids, read) in enumerate(zip(question.candidates, each, strict=True))
         ]
-        for prompt, question, each in zip(prompts, questions, values, strict=True)
+        for prompt, own, question, each in zip(prompts, choices, questions, values, strict=True)
     ]
 
 
@@ -69,7 +83,7 @@ def rank_answers(
     model: GLMModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
-    choices: Sequence[Choice],
+    choices: Sequence[Fills],
     scoring: Scoring,
     *,
     context: str | None = None,
@@ -86,11 +100,10 @@ def rank_answers(
         OptionError: a context without `calibrate`, or with another number of blanks.
         Otherwise as `score_answers`.
     """
-    if isinstance(choices, str) or not choices:
-        raise OptionError("choices must list at least one answer")
     if context is not None and not scoring.calibrate:
         raise OptionError("a context to calibrate with is of no use without calibrate")
-    scored = score_answers(model, tokenizer, prompts, choices, ends=scoring.ends, tokens_at_once=tokens_at_once)
+    asked = [choices] * len(prompts)
+    scored = score_answers(model, tokenizer, prompts, asked, ends=scoring.ends, tokens_at_once=tokens_at_once)
     ranks = [_ranks(each, scoring) for each in scored]
     if scoring.calibrate:
         # An answer may be written with a space in front in one text and not in another, so the
@@ -101,6 +114,14 @@ def rank_answers(
     return [_ranked(each, rank) for each, rank in zip(scored, ranks, strict=True)]
 
 
+def check_choices(choices: Any) -> None:
+    """Raise OptionError: no list of answers, or an empty one."""
+    if isinstance(choices, (str, bytes)) or not isinstance(choices, Sequence):
+        raise OptionError(f"choices must be a list of answers, e.g. [{choices!r:.80}], not {choices!r:.80}")
+    if not choices:
+        raise OptionError("choices must list at least one answer")
+
+
 def _ranked(scored: Sequence[Scored], ranks: NDArray[np.float64]) -> list[Scored]:
     probabilities = shares(ranks)
     order = np.argsort(-ranks, kind="stable")
@@ -109,16 +130,16 @@ def _ranked(scored: Sequence[Scored], ranks: NDArray[np.float64]) -> list[Scored
 
 def _ranks(scored: Sequence[Scored], scoring: Scoring) -> NDArray[np.float64]:
     lengths = np.array([sum(map(len, each.token_logprobs)) for each in scored], np.float64)
-    return np.array([each.logprob for each in scored]) / lengths**scoring.exponent
+    return np.array([each.logprob for each in scored]) / lengths**scoring.length_penalty
 
 
 def _question(
-    prompt: Prompt, choices: Sequence[Choice], tokenizer: Tokenizer, config: GLMConfig, ends: bool
+    prompt: Prompt, choices: Sequence[Fills], tokenizer: Tokenizer, config: GLMConfig, ends: bool
 ) -> Question:
     blanks, longest = len(prompt.blanked.kinds), config.max_sequence_length - 1
     candidates = []
     for choice in choices:
-        fills = [choice] if isinstance(choice, str) else list(choice)
+        fills = _fills_of(choice)
         if len(fills) != blanks:
             raise InputError(f"{len(fills)} fills for a text with {blanks} blanks: {fills}")
         before = prompt.blanked.literals
@@ -133,12 +154,27 @@ def _question(
     return Question(prompt.part_a, tuple(candidates), tuple(range(len(candidates))), ("",) * len(candidates))
 
 
+def _fills_of(choice: Fills) -> list[str]:
+    fills = [choice] if isinstance(choice, (str, bytes)) or not isinstance(choice, Sequence) else choice
+    return [check_text("an answer", fill) for fill in fills]
+
+
 def _scored(
-    prompt: Prompt, fills: list[str], ids: tuple[tuple[int, ...], ...], read: NDArray[np.float64], ends: bool
+    prompt: Prompt, index: int, choice: Fills, ids: tuple[tuple[int, ...], ...], read: NDArray[np.float64], ends: bool
 ) -> Scored:
+    fills = _fills_of(choice)
     values = [part.tolist() for part in np.split(read, np.cumsum([len(each) + ends for each in ids])[:-1])]
     text = prompt.blanked.substitute(fills)[0]
-    return Scored(text, fills, float(read.sum()), [float(sum(v)) for v in values], values, [list(each) for each in ids])
+    return Scored(
+        text,
+        fills,
+        float(read.sum()),
+        [float(sum(v)) for v in values],
+        values,
+        [list(each) for each in ids],
+        index=index,
+        truncated=prompt.dropped,
+    )
 
 
 def _empty(prompt: Prompt, tokenizer: Tokenizer, model: GLMModel, context: str | None) -> Prompt:
@@ -178,7 +214,7 @@ def _priors(
         tokens_at_once=tokens_at_once,
     )
     known = {
-        key: np.array([read.sum() / len(read) ** scoring.exponent for read in each])
+        key: np.array([read.sum() / len(read) ** scoring.length_penalty for read in each])
         for key, each in zip(distinct, values, strict=True)
     }
     return [known[key] for key in keys]

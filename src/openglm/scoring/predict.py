@@ -5,14 +5,13 @@
     several patterns     the mean of their log softmax(scores of the labels), normalised again
 
 The subtraction only with `calibrate`. The empty context is `Question.prior`: a pattern whose
-fields are all empty, or what the caller of `Infiller.choose` gives. `a` is 0 for "sum", 1 for
-"mean" and otherwise `length_penalty`; tokens count the ends where those are scored.
+fields are all empty, or what the caller of `Infiller.choose` gives. `a` is `length_penalty`;
+tokens count the ends where those are scored.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import OptionError, suggest
+from ..checks import check_number
+from ..errors import OptionError
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .candidates import CandidateBatch, token_logprobs
 from .question import Question
 
-NORMALIZE = ("sum", "mean")
 TOKENS_AT_ONCE = 4096  # more are slower on CPUs, whose caches they leave
 
 
@@ -36,39 +35,26 @@ class Scoring:
     """How candidates are compared.
 
     Attributes:
-        normalize: "sum" ranks by the probability of the answer, "mean" by that of its average
-            token (log-probability / tokens).
-        length_penalty: rank by log-probability / tokens ** length_penalty, what lies between
-            the two; only with "sum".
+        length_penalty: rank by log-probability / tokens ** length_penalty: 0 by the probability
+            of the answer, 1 by that of its average token.
         calibrate: subtract the answer's log-probability in an empty context first, so that an
             answer that is frequent everywhere gains nothing by it.
         ends: score the end token of every fill. Without it "no" also collects what "nobody"
             is worth; single-token verbalizers of the published code leave it out.
 
     Raises:
-        OptionError: an unknown value, or two that exclude each other.
+        OptionError: no finite number, or no bool.
     """
 
-    normalize: str = "sum"
     length_penalty: float = 0.0
     calibrate: bool = False
     ends: bool = True
 
     def __post_init__(self) -> None:
-        if self.normalize not in NORMALIZE:
-            raise OptionError(
-                f"normalize {self.normalize!r} is unknown; use {' or '.join(NORMALIZE)}."
-                f"{suggest(str(self.normalize), NORMALIZE)}"
-            )
-        if not isinstance(self.length_penalty, (int, float)) or not math.isfinite(self.length_penalty):
-            raise OptionError(f"length_penalty must be a number, not {self.length_penalty!r}")
-        if self.normalize == "mean" and self.length_penalty not in (0.0, 1.0):
-            raise OptionError("normalize 'mean' is length_penalty 1; give one of the two")
-
-    @property
-    def exponent(self) -> float:
-        """The power of the number of tokens by which scores are divided."""
-        return 1.0 if self.normalize == "mean" else float(self.length_penalty)
+        check_number("length_penalty", self.length_penalty)
+        for name in ("calibrate", "ends"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be True or False, not {getattr(self, name)!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +118,7 @@ def label_scores(batch: CandidateBatch, logprobs: Tensor, scoring: Scoring, *, p
         if priors is None:
             raise OptionError("calibrated scores need the priors of the candidates")
         logprobs = logprobs - priors
-    scores = logprobs / batch.lengths.to(logprobs.dtype) ** scoring.exponent
+    scores = logprobs / batch.lengths.to(logprobs.dtype) ** scoring.length_penalty
     width = int(batch.num_labels.max())
     where = batch.question_of * width + batch.owner
     with torch.no_grad():
@@ -173,7 +159,7 @@ def predict(
         model.train(was_training)
     out = []
     for i, (variant, (logprobs, lengths)) in enumerate(zip(variants, values, strict=True)):
-        scores = (logprobs - priors[i] if priors is not None else logprobs) / lengths**chosen.exponent
+        scores = (logprobs - priors[i] if priors is not None else logprobs) / lengths**chosen.length_penalty
         out.append(Prediction(variant, _by_label(variant, scores), logprobs))
     each = iter(out)
     return [averaged([next(each) for _ in question.variants]) for question in questions]

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from starlette.responses import JSONResponse, Response
 
 from ..blanks import BlankedText
-from ..infill.results import Filled, Scored
 from .errors import HTTPError, bad_request
 from .http import EventStream, sse
 from .schemas import ChooseRequest, FillRequest, Json, ScoreRequest
@@ -53,19 +52,12 @@ async def _events(service: Service, ticket: Ticket) -> AsyncGenerator[bytes, Non
 def filled_record(service: Service, ticket: Ticket) -> Json:
     """`FillResponse` of a ticket that is done."""
     filled = ticket.request.result()
-    answers = (filled, *filled.alternatives)
-    written = sum(len(blank.token_ids) for answer in answers for blank in answer.blanks)
+    written = sum(len(blank.token_ids) for answer in filled.answers for blank in answer.blanks)
     return {
         "model": service.settings.name,
-        **_answer(filled),
-        "alternatives": [_answer(other) for other in filled.alternatives],
-        "truncated": filled.truncated,
+        **filled.to_dict(),
         "usage": usage(ticket.request.prompt_tokens, written),
     }
-
-
-def _answer(filled: Filled) -> Json:
-    return {"text": filled.text, "logprob": filled.logprob, "blanks": [vars(blank) for blank in filled.blanks]}
 
 
 async def choose(service: Service, body: ChooseRequest) -> Response:
@@ -77,8 +69,7 @@ async def choose(service: Service, body: ChooseRequest) -> Response:
     text = service.text(body.text)
     size = characters(text) + sum(len("".join(choice)) for choice in body.choices)
     ranked = await service.worker.score(lambda: service.infiller.choose(text, body.choices, **options), size)
-    choices = [{**_scored(one), "probability": one.probability} for one in ranked]
-    return JSONResponse({"model": service.settings.name, "choices": choices})
+    return JSONResponse({"model": service.settings.name, "choices": [one.to_dict() for one in ranked]})
 
 
 async def score(service: Service, body: ScoreRequest) -> Response:
@@ -86,16 +77,14 @@ async def score(service: Service, body: ScoreRequest) -> Response:
     text = service.text(body.text)
     size = characters(text) + len("".join(body.fills))
     scored = await service.worker.score(lambda: service.infiller.score(text, body.fills, truncate=body.truncate), size)
-    return JSONResponse({"model": service.settings.name, **_scored(scored)})
+    values = scored.to_dict()
+    del values["index"], values["probability"]  # of choices only
+    return JSONResponse({"model": service.settings.name, **values})
 
 
 def characters(text: BlankedText) -> int:
     """Length of a text without its blanks."""
     return sum(map(len, text.literals))
-
-
-def _scored(scored: Scored) -> Json:
-    return {name: value for name, value in vars(scored).items() if name != "probability"}
 
 
 def models(service: Service) -> Json:

@@ -70,11 +70,11 @@ class ChooseRequest(Strict):
         min_length=1, description="Each a string for a single blank, or one string per blank."
     )
     length_penalty: float = Field(0.0, ge=-100, le=100, description="Rank by log-probability / tokens ** this.")
-    normalize: Literal["sum", "mean"] = Field("sum", description='"mean" is length_penalty 1.')
-    calibrate: bool | str = Field(
-        False,
-        description="Rank by how much more probable an answer is here than in an empty context: true for the "
-        "blanks alone, or a text with as many blanks.",
+    calibrate: bool = Field(
+        False, description="Rank by how much more probable an answer is here than in an empty context."
+    )
+    context: str | None = Field(
+        None, description="That empty context, a text with as many blanks. Default: the blanks alone."
     )
     ends: bool = Field(True, description="Count the end of every fill; without it an answer may go on.")
     truncate: TruncateField = None
@@ -139,6 +139,7 @@ class ScoreResponse(BaseModel):
     blank_logprobs: list[float]
     token_logprobs: list[list[float]]
     token_ids: list[list[int]]
+    truncated: int = Field(description="Tokens of the text that the model did not see.")
 
 
 class Ranked(BaseModel):
@@ -151,6 +152,8 @@ class Ranked(BaseModel):
     token_logprobs: list[list[float]]
     token_ids: list[list[int]]
     probability: float = Field(description="Among the choices; they sum to 1.")
+    index: int = Field(description="Its place in the list of choices that was sent.")
+    truncated: int = Field(description="Tokens of the text that the model did not see.")
 
 
 class ChooseResponse(BaseModel):

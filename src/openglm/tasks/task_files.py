@@ -6,7 +6,7 @@ verbalizer: {Positive: [满意, 很好], Negative: 失望}  for choice
 options: candidates                        for options: a field with a list, or a list of texts
 label: label                               or several fields, the first that is there counts
 group: group    category: phenomenon    fields: {joiner: {from: question, map: {cause: because}}}    prepare: [cmrc2019]
-metrics: [accuracy]   scoring: {normalize: mean, calibrate: true, ends: false}
+metrics: [accuracy]   scoring: {length_penalty: 1, calibrate: true, ends: false}
 files: {train: ..., dev: ..., test: ...}   published: [{system, setting, <metric>: <percent>, source}]
 """
 
@@ -31,6 +31,7 @@ _PUBLISHED_KEYS = {"system", "setting", "source"}  # and metrics, the first of t
 SUFFIXES = (".yaml", ".yml")
 KINDS = ("choice", "options", "pairs")
 PAIR = ("{bad}", "{good}")  # the good one last: of equals the first is taken, and a tie is no success
+_NORMALIZE = {"sum": 0.0, "mean": 1.0}
 _KEYS = (
     "name", "title", "language", "source", "kind", "patterns", "verbalizer", "options", "label", "group", "category",
     "fields", "prepare", "metrics", "scoring", "files", "published",
@@ -216,10 +217,15 @@ def _derived(value: Any) -> dict[str, Derived]:
 
 def _scoring(value: Any) -> Scoring:
     known = [each.name for each in dataclasses.fields(Scoring)]
-    for key in _mapping(value, "scoring"):
+    values = dict(_mapping(value, "scoring"))
+    if "normalize" in values:  # task files written before there was one word for it
+        if values["normalize"] not in _NORMALIZE or "length_penalty" in values:
+            raise DataError("scoring: normalize is no longer a key; write length_penalty: 0 for sum, 1 for mean")
+        values["length_penalty"] = _NORMALIZE[values.pop("normalize")]
+    for key in values:
         if key not in known:
             raise DataError(f"scoring: unknown key {key!r}; there are {', '.join(known)}.{suggest(str(key), known)}")
-    return Scoring(**value)
+    return Scoring(**values)
 
 
 def _figures(value: Any) -> tuple[PublishedResult, ...]:
