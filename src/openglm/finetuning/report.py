@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import DataError, MissingLibraryError, TrainingError
 from ..files import replacing, write_atomically
+from ..markdown import markdown_table
 from ..reporting.curves import draw_curves
 from ..reporting.report import LOG_FILE
 from .pictures import WITH_COUNTS, draw_confusion
@@ -91,7 +92,7 @@ def markdown(result: FinetuneResult, recipe: FinetuneRecipe, title: str, environ
     if result.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in result.notes))
     parts.append("## Runs\n\n" + _runs_table(result.runs))
-    parts.append("## Made with\n\n" + table(["", ""], [[key, value] for key, value in environment.items()]))
+    parts.append("## Made with\n\n" + markdown_table(["", ""], [[key, value] for key, value in environment.items()]))
     settings = yaml.safe_dump(json.loads(json.dumps(recipe.to_dict())), sort_keys=False, allow_unicode=True, width=100)
     parts.append(f"## Recipe\n\n```yaml\n{settings.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -115,7 +116,7 @@ def results_sections(result: FinetuneResult) -> list[str]:
             row += ["  ".join(f"{value:.2f}" for value in summary.values)] if several else []
             row += [f"{untuned[name]:.2f}" if name in untuned else ""] if untuned else []
             rows.append(row)
-        out.append(f"## On the {split} file\n\n{table(heading, rows)}\n\nMetrics in percent, loss in nats.")
+        out.append(f"## On the {split} file\n\n{markdown_table(heading, rows)}\n\nMetrics in percent, loss in nats.")
     return out
 
 
@@ -127,10 +128,10 @@ def shown(summary: Summary) -> str:
 def confusion_section(run: RunResult, split: str, labels: Sequence[str]) -> str:
     """Counts in a table, or of many labels their numbers and the pairs most often confused."""
     counts = run.confusion[split]
-    head = f"## Confusions on the {split} file\n\nRows are what was right, columns what was said."
+    head = f"## Confusions on the {split} file\n\nRows are the true labels, columns the predicted ones."
     if len(labels) <= WITH_COUNTS:
         names = [f"{number} {label}" for number, label in enumerate(labels, 1)]
-        body = table(["", *names], [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)])
+        body = markdown_table(["", *names], [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)])
         return f"{head}\n\n{body}\n\n![Confusion matrix]({CONFUSION})"
     pairs = sorted(
         ((counts[i][j], i, j) for i in range(len(labels)) for j in range(len(labels)) if i != j and counts[i][j]),
@@ -138,9 +139,8 @@ def confusion_section(run: RunResult, split: str, labels: Sequence[str]) -> str:
     )
     rows = [[labels[i], labels[j], str(count)] for count, i, j in pairs[:20]]
     numbers = ", ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
-    return (
-        f"{head}\n\n{table(['right', 'said', 'times'], rows)}\n\n![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
-    )
+    often = markdown_table(["true", "predicted", "times"], rows)
+    return f"{head}\n\n{often}\n\n![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
 
 
 def _runs_table(runs: Sequence[RunResult]) -> str:
@@ -150,11 +150,4 @@ def _runs_table(runs: Sequence[RunResult]) -> str:
         for run in runs
     ]
     names = [f"{split} {name}" for split in runs[0].metrics for name in runs[0].metrics[split]]
-    return table(["seed", "best after", "updates", "tokens", "time", *names], rows)
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+    return markdown_table(["seed", "best after", "updates", "tokens", "time", *names], rows)
