@@ -113,6 +113,17 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory, text_lines: list[str]) -
     return BilingualTokenizer(train_vocabulary([[path]], vocab_size=600, characters=1_000_000, threads=1))
 
 
+def random_model(config: GLMConfig, spread: float, *, seed: int = 3) -> GLMModel:
+    """A network in evaluation mode in which every matrix says something, of either architecture."""
+    torch.manual_seed(seed)
+    model = GLMModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layernorm" not in name and not name.endswith("bias"):
+                parameter.normal_(0.0, spread)
+    return model
+
+
 @pytest.fixture(scope="session")
 def tiny_config(tokenizer: BilingualTokenizer) -> GLMConfig:
     """Two layers of width 32; weights large enough for logits that differ clearly."""

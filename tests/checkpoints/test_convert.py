@@ -14,13 +14,15 @@ import openglm
 from openglm.checkpoints import convert as module
 from openglm.checkpoints import published
 from openglm.checkpoints.convert import convert
+from openglm.checkpoints.foreign import config_from
 from openglm.checkpoints.formats import FLAGAI, FORMATS, HUGGINGFACE, OPENGLM, THUDM
 from openglm.checkpoints.logits import probe_logits
 from openglm.checkpoints.native import save_model
 from openglm.checkpoints.published import PublishedModel
 from openglm.checkpoints.resolve import WRITE, open_checkpoint
-from openglm.errors import CheckpointError, OptionError, TokenizerError
+from openglm.errors import CheckpointError, ConfigError, OptionError, TokenizerError
 from openglm.network.attention import prefix_mask
+from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer, ChineseTokenizer
 
@@ -148,6 +150,23 @@ def test_networks_that_other_code_cannot_compute(
         with pytest.raises(OptionError, match="layernorm_epsilon"):
             convert(tmp_path / "native", tmp_path / "new", to=to)
     convert(tmp_path / "native", tmp_path / "new", to=OPENGLM)
+
+
+def test_only_our_format_holds_the_modern_architecture(
+    tmp_path: Path, tiny_model: GLMModel, tokenizer: BilingualTokenizer
+) -> None:
+    sizes = {
+        n: getattr(tiny_model.config, n) for n in ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
+    }
+    save_model(tmp_path / "native", GLMModel(GLMConfig(**sizes, architecture="modern")), tokenizer)
+    for to in (FLAGAI, HUGGINGFACE, THUDM):
+        with pytest.raises(OptionError, match=r"architecture 'modern' cannot be written for .* network of 2022"):
+            convert(tmp_path / "native", tmp_path / "new", to=to)
+    convert(tmp_path / "native", tmp_path / "new", to=OPENGLM)
+    assert (tmp_path / "new/model.safetensors").read_bytes() == (tmp_path / "native/model.safetensors").read_bytes()
+    values = {**sizes, "max_sequence_length": 64, "architecture": "modern"}
+    with pytest.raises(ConfigError, match="'modern' has no configuration in this format"):
+        config_from(values, Path("config.json"), gelu="erf")
 
 
 @pytest.mark.parametrize("to", FORMATS)

@@ -25,7 +25,11 @@ from flagai.model.glm_model import (
 from flagai.model.prompt import PromptSpell
 from openglm.checkpoints.convert import convert
 from openglm.checkpoints.formats import FLAGAI, HUGGINGFACE, OPENGLM, THUDM
+from openglm.checkpoints.native import save_model
 from openglm.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError, OptionError
+from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel as Network
+from openglm.tokenizer import BilingualTokenizer
 
 TOLERANCE = 5e-5
 SMALL = ["scale1", "scale8", "scale05", "noblock"]
@@ -434,3 +438,14 @@ def test_bad_input() -> None:
         tiny(GLMForMultiTokenClozeFast)(ids, positions, torch.tensor([6, 6]))
     with pytest.raises(ConfigError, match="hidden_size"):
         GLMModel({"num_layers": 2})
+
+
+def test_other_architectures_are_refused(tmp_path: Path, tokenizer: BilingualTokenizer) -> None:
+    network = Network(GLMConfig(2, 16, 2, 128, max_sequence_length=32, architecture="modern"))
+    with pytest.raises(OptionError, match="'modern' cannot be used through flagai"):
+        GLMModel(CONFIG, network)
+    with pytest.raises(ConfigError, match="'modern' has no configuration"):
+        GLMModel({**CONFIG, "architecture": "modern"})
+    save_model(tmp_path / "ours", network, tokenizer)
+    with pytest.raises(OptionError, match="'modern' cannot be written for FlagAI"):
+        GLMModel.from_pretrain(download_path=tmp_path, model_name="ours")

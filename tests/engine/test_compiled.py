@@ -16,6 +16,8 @@ from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.network.quantization import quantize
 
+from ..conftest import random_model
+
 EOS, MARKERS = 122, Markers(sop=120, eop=121)
 
 pytestmark = [
@@ -36,10 +38,10 @@ def logits_of(runner: ModelRunner, lengths: list[int]) -> list[torch.Tensor]:
     return [read, together, runner.decode(handles[:1], [(9, lengths[0] // 2, 3)])]
 
 
-def test_a_compiled_int8_network_agrees() -> None:
-    torch.manual_seed(1)
-    config = GLMConfig(2, 64, 4, 128, max_sequence_length=192, initializer_range=0.2)
-    model = quantize(GLMModel(config).eval(), "int8")
+@pytest.mark.parametrize("architecture", ["glm", "modern"])
+def test_a_compiled_int8_network_agrees(architecture: str) -> None:
+    config = GLMConfig(2, 64, 4, 128, max_sequence_length=192, architecture=architecture)
+    model = quantize(random_model(config, 0.2, seed=1), "int8")
     lengths = [70, 3, 41]
     compiled, alike, plain = PagedRunner(model, EOS, compile=True), PagedRunner(model, EOS), PagedRunner(model, EOS)
     alike._prefill_cache, alike._decode_cache = (

@@ -32,6 +32,8 @@ from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
 from openglm.tokenizer import BilingualTokenizer
 
+from ..conftest import random_model
+
 V, SOP, EOP, EOS = 128, 120, 121, 122
 MARKERS = Markers(sop=SOP, eop=EOP)
 NEVER = torch.arange(V) >= SOP
@@ -50,10 +52,9 @@ if shutil.which(native.compiler()) and native.instructions() is not None:
 Text = tuple[list[int], list[int], list[tuple[int, int]]]  # Part A, where its blanks are, their limits
 
 
-@pytest.fixture(scope="module")
-def model() -> GLMModel:
-    torch.manual_seed(3)
-    return GLMModel(GLMConfig(2, 32, 2, V, max_sequence_length=192, initializer_range=0.4)).eval()
+@pytest.fixture(scope="module", params=["glm", "modern"])
+def model(request: pytest.FixtureRequest) -> GLMModel:
+    return random_model(GLMConfig(2, 32, 2, V, max_sequence_length=192, architecture=request.param), 0.4)
 
 
 @torch.inference_mode()

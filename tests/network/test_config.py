@@ -103,6 +103,33 @@ def test_only_mappings_are_configurations(values: Any) -> None:
         GLMConfig.from_dict(values)
 
 
+def test_architectures_do_not_mix() -> None:
+    with pytest.raises(ConfigError, match="architecture must be one of glm, modern, not 'gml'"):
+        GLMConfig(**SIZES, architecture="gml")
+    for field in ({"gelu": "erf"}, {"initializer_range": 0.1}, {"block_position_encoding": False}):
+        with pytest.raises(ConfigError, match=f"{next(iter(field))} belongs to the architecture 'glm'"):
+            GLMConfig(**SIZES, architecture="modern", **field)
+    with pytest.raises(ConfigError, match="rotary_base belongs to the architecture 'modern', this is 'glm'"):
+        GLMConfig(**SIZES, rotary_base=500.0)
+    # In a file, a field of the other architecture is refused whatever its value.
+    with pytest.raises(ConfigError, match="gelu belongs to"):
+        GLMConfig.from_dict({**SIZES, "architecture": "modern", "gelu": "tanh"})
+    with pytest.raises(ConfigError, match="rotary_base belongs to"):
+        GLMConfig.from_dict({**SIZES, "rotary_base": 10_000.0})
+
+
+def test_modern_configurations() -> None:
+    sizes = {**SIZES, "hidden_size": 48, "num_attention_heads": 4}
+    config = GLMConfig(**sizes, architecture="modern", rotary_base=500.0)
+    assert GLMConfig.from_dict(config.to_dict()) == config
+    assert not {"gelu", "initializer_range", "block_position_encoding"} & config.to_dict().keys()
+    assert not {"architecture", "rotary_base"} & GLMConfig(**sizes).to_dict().keys()
+    with pytest.raises(ConfigError, match="width divisible by 4, not 6"):
+        GLMConfig(**{**sizes, "num_attention_heads": 8}, architecture="modern")
+    with pytest.raises(ConfigError, match="rotary_base must be above 1"):
+        GLMConfig(**sizes, architecture="modern", rotary_base=1.0)
+
+
 def test_configurations_do_not_change() -> None:
     config = GLMConfig(**SIZES)
     with pytest.raises(AttributeError):

@@ -35,6 +35,7 @@ DEFAULTS = {
     "spell_func": "lstm",
     "attention_scale": 1.0,
 }
+PUBLISHED = "glm"  # the architecture of all three families
 LAYERNORM_EPSILON = 1e-5  # fixed in the code of all three families
 
 
@@ -52,6 +53,8 @@ def config_from(values: Mapping[str, Any], path: Path, *, gelu: str) -> GLMConfi
     missing = [name for name in SIZES if name not in values]
     if missing:
         raise ConfigError(f"{path}: lacks {', '.join(missing)}; this is not a configuration of the GLM of 2022")
+    if values.get("architecture", PUBLISHED) != PUBLISHED:
+        raise ConfigError(f"{path}: the architecture {values['architecture']!r} has no configuration in this format")
     if values.get("relative_encoding"):
         raise ConfigError(f"{path}: relative_encoding is not supported; no published GLM uses it")
     published = published_as(values)
@@ -73,6 +76,11 @@ def config_values(config: GLMConfig, *, to: str) -> dict[str, Any]:
     Raises:
         OptionError: the network has what their code cannot compute.
     """
+    if config.architecture != PUBLISHED:
+        raise OptionError(
+            f"a model of the architecture {config.architecture!r} cannot be written for {to}: its code computes "
+            f"the network of 2022 (architecture {PUBLISHED!r}) only; keep it in openglm's own format"
+        )
     if config.layernorm_epsilon != LAYERNORM_EPSILON:
         raise OptionError(
             f"a model with layernorm_epsilon {config.layernorm_epsilon} cannot be written for {to}: "

@@ -37,7 +37,7 @@ CONTINUE = Objectives(token=0.0, sentence=0.0, document=1.0, document_infill=0.0
 
 
 @dataclass(frozen=True)
-class ExampleFiles:
+class DataOptions:
     """Where the examples are. Paths are relative to the working directory.
 
     Attributes:
@@ -149,7 +149,7 @@ def _is_seed(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class TuningOptions:
+class RunOptions:
     """Length and bookkeeping.
 
     Attributes:
@@ -184,7 +184,7 @@ class TuningOptions:
     activation_checkpointing: bool = False
     workers: int = 0
     log_every: int = 10
-    save_every: int = 50
+    save_every: int = 200
     keep_states: bool = False
     untuned: bool = True
 
@@ -210,10 +210,10 @@ class TuningOptions:
 
 
 SECTIONS: Mapping[str, Any] = {
-    "data": ExampleFiles,
+    "data": DataOptions,
     "method": MethodOptions,
     "objective": ObjectiveOptions,
-    "run": TuningOptions,
+    "run": RunOptions,
 }
 PLAIN = ("kind", "model", "output", "task", "pattern", "optimizer", "spans")
 
@@ -236,14 +236,14 @@ class FinetuneRecipe:
     """
 
     kind: str
-    data: ExampleFiles
+    data: DataOptions
     model: str = "default"
     output: str = ""
     task: Any = None
     pattern: PatternIndices = 0
     method: MethodOptions = MethodOptions()
     objective: ObjectiveOptions = ObjectiveOptions()
-    run: TuningOptions = TuningOptions()
+    run: RunOptions = RunOptions()
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     spans: Mapping[str, Any] = field(default_factory=dict)
 
@@ -346,20 +346,6 @@ def optimizer_of(recipe: FinetuneRecipe, parameters: int) -> OptimizerOptions:
         "weight_decay": 0.1 if recipe.method.name in ("full", "layers") else 0.0,
     }
     return section(OptimizerOptions, {**values, **recipe.optimizer}, "optimizer")
-
-
-def settled(recipe: FinetuneRecipe, batches: int, parameters: int, *, on_gpu: bool) -> FinetuneRecipe:
-    """The recipe with everything decided that it leaves open, as reports show it.
-
-    Args:
-        batches: micro-batches in one pass over the examples; parameters: of the model.
-    """
-    options = loop_options(recipe, batches, recipe.run.seeds[0], on_gpu=on_gpu)
-    epochs = options.steps * options.accumulate / batches
-    run = dataclasses.replace(recipe.run, steps=options.steps, epochs=round(epochs, 3), precision=options.precision)
-    optimizer = dataclasses.asdict(optimizer_of(recipe, parameters))
-    spans = dataclasses.asdict(recipe.objectives) if recipe.kind in ("infilling", "lm") else recipe.spans
-    return dataclasses.replace(recipe, run=run, optimizer=optimizer, spans=spans)
 
 
 def loop_options(recipe: FinetuneRecipe, batches: int, seed: int, *, on_gpu: bool) -> LoopOptions:

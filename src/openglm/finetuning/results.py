@@ -21,7 +21,7 @@ class RunResult:
         tokens: read in training.
         loss: split -> mean loss of the best weights in nats.
         metrics: split -> metric -> value in percent.
-        confusion: split -> [L, L]; rows are the true labels, columns the predicted ones.
+        confusion: split -> [L, L]; rows are what was right, columns what was said.
     """
 
     seed: int
@@ -62,20 +62,19 @@ class FinetuneResult:
         output: folder of the run; model: the finished model's, None if the run is unfinished.
         runs: one per seed that is finished.
         best: the run whose weights became the model.
-        labels: in order, () if there are none; names: what people call them.
+        labels: in order, () if there are none.
         notes: what the user was told before training began.
         finished: False if the run was interrupted; running it again goes on.
         untuned: split -> metric (and "loss") -> value of the model before training.
     """
 
     output: Path
-    model: Path | None = None
-    runs: tuple[RunResult, ...] = ()
-    best: RunResult | None = None
+    model: Path | None
+    runs: tuple[RunResult, ...]
+    best: RunResult | None
     labels: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    finished: bool = False
+    finished: bool = True
     untuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def summary(self, split: str) -> dict[str, Summary]:

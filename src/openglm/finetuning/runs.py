@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,16 +28,16 @@ from ..files import write_atomically
 from ..reporting.card import describe_environment, write_card
 from ..tasks.pattern_indices import as_plain
 from ..training.parallel import Processes
-from .adapter_files import save_adapter
+from .adapters import save_adapter
 from .classify import ClassifyPlan
 from .cloze import ClozePlan
 from .documents import DocumentPlan
-from .jobs import Measure, Plan, TuningJob
-from .recipe import FinetuneRecipe, settled
+from .jobs import Job, Measure, Plan
+from .recipe import FinetuneRecipe, loop_options
 from .report import CURVES, results_sections, seed_folder, write_report
 from .results import FinetuneResult, RunResult
 from .seq2seq import Seq2SeqPlan
-from .tuner import RunContext, Tuner, fresh_job, plain_model
+from .tuner import Surroundings, Tuner, fresh_job, plain_model
 
 MODEL_FOLDER, ADAPTER_FOLDER, PROMPT_FOLDER = "model", "adapter", "prompt"
 PLANS: Mapping[str, type[Plan]] = {
@@ -57,7 +56,7 @@ def run(
     track: str = "none",
     quiet: bool = False,
     stop_at: int | None = None,
-    max_seconds: float | None = None,
+    deadline: float | None = None,
     measure: Measure | None = None,
 ) -> FinetuneResult:
     """Fine-tune as the recipe says; go on with what is in its folder.
@@ -66,9 +65,8 @@ def run(
         device: "auto", or what torch calls a device.
         track: see `training.trackers`.
         quiet: say nothing on standard error.
-        stop_at: make no more than so many updates per seed.
-        max_seconds: begin no update after so many seconds of training; what comes before the
-            first update does not count. An unfinished run returns `finished=False`.
+        stop_at: make no more than so many updates per seed; deadline: begin none after this
+            reading of `time.monotonic`. An unfinished run returns `finished=False`.
         measure: for seq2seq, the finished model writes the targets of the dev and test files,
             and this measures them; so does the untuned one.
 
@@ -84,31 +82,25 @@ def run(
     if not quiet:
         for note in plan.notes:
             print(f"openglm: note: {note}", file=sys.stderr)
-    context = RunContext(processes, track=track, quiet=quiet, stop_at=stop_at, measure=measure)
-    result = FinetuneResult(
-        recipe.folder,
-        labels=plan.labels,
-        names=plan.names,
-        notes=tuple(plan.notes),
-        untuned=_untuned(recipe, plan, checkpoint, context),
-    )
-    if max_seconds is not None:
-        context = dataclasses.replace(context, deadline=time.monotonic() + max_seconds)
+    around = Surroundings(processes, track, quiet, stop_at, deadline, measure)
+    untuned = _untuned(recipe, plan, checkpoint, around)
     done: list[RunResult] = []
     for seed in recipe.run.seeds:
-        found = _tuner(recipe, plan, checkpoint, seed, context).run()
-        if found is None:
-            return dataclasses.replace(result, runs=tuple(done))
-        done.append(found)
+        tuner = Tuner(recipe, plan, checkpoint, seed, seed_folder(recipe.folder, seed), around)
+        result = tuner.run()
+        if result is None:
+            return FinetuneResult(
+                recipe.folder, None, tuple(done), None, plan.labels, tuple(plan.notes), False, untuned
+            )
+        done.append(result)
     best = max(done, key=lambda each: _rank(plan, each))
-    result = dataclasses.replace(result, model=recipe.folder / MODEL_FOLDER, runs=tuple(done), best=best, finished=True)
-    job = _tuner(recipe, plan, checkpoint, best.seed, context).restore_best()
-    _leave(result, recipe, plan, job, processes.device)
-    return result
-
-
-def _tuner(recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, seed: int, context: RunContext) -> Tuner:
-    return Tuner(recipe, plan, checkpoint, seed, seed_folder(recipe.folder, seed), context)
+    out = FinetuneResult(
+        recipe.folder, recipe.folder / MODEL_FOLDER, tuple(done), best, plan.labels, tuple(plan.notes), True, untuned
+    )
+    tuner = Tuner(recipe, plan, checkpoint, best.seed, seed_folder(recipe.folder, best.seed), around)
+    job = tuner.restore_best()
+    _leave(out, recipe, plan, job, processes.device)
+    return out
 
 
 def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
@@ -135,13 +127,13 @@ def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
 
 
 def _untuned(
-    recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, context: RunContext
+    recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, around: Surroundings
 ) -> dict[str, dict[str, float]]:
     """What the model does before training; kept in the folder, so that a run that goes on need not look again."""
     if recipe.kind == "classify" or not recipe.run.untuned:
         return {}  # a fresh head knows nothing
     path = recipe.folder / ".untuned.json"
-    key = f"{plan.digest} {checkpoint.folder} {recipe.pattern} {recipe.objective} {context.measure is None}"
+    key = f"{plan.digest} {checkpoint.folder} {recipe.pattern} {recipe.objective} {around.measure is None}"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.pop("key") == key:
@@ -149,12 +141,12 @@ def _untuned(
     except (OSError, ValueError, KeyError):
         pass
     plain = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, name="full", layers=0))
-    job = fresh_job(plain, plan, checkpoint, 0, context.processes.device)
+    job = fresh_job(plain, plan, checkpoint, 0, around.processes.device)
     job.module.eval()
     out: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for split in ("dev", "test"):
-            found = job.evaluate_fully(split, context.measure)
+            found = job.evaluate_fully(split, around.measure)
             if found is not None:
                 out[split] = {**found.metrics, "loss": found.loss}
     write_atomically(path, json.dumps({"key": key, **out}).encode())
@@ -168,7 +160,7 @@ def _rank(plan: Plan, result: RunResult) -> tuple[float, float]:
     return value, -result.loss["dev"]
 
 
-def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: TuningJob, device: torch.device) -> None:
+def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job, device: torch.device) -> None:
     """Write model, adapter or prompt, report and card."""
     assert result.best is not None
     output, folder = result.output, result.output / MODEL_FOLDER
@@ -189,19 +181,14 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Tuni
         calibrate=recipe.objective.calibrate,
     ).write(folder)
     save_model(folder, model, plan.tokenizer)
-    on_gpu = device.type == "cuda"
-    recipe = settled(recipe, job.batches, plan.config.num_parameters, on_gpu=on_gpu)
-    environment = describe_environment(device, recipe.run.precision)
-    for text in write_report(result, recipe, plan.title, environment):
+    options = loop_options(recipe, job.batches, result.best.seed, on_gpu=device.type == "cuda")
+    environment = describe_environment(device, options.precision)
+    missing = write_report(result, recipe, plan.title, environment)
+    for text in missing:
         print(f"openglm: note: {text}", file=sys.stderr)
-    _write_card(result, recipe, plan, environment)
-
-
-def _write_card(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, environment: Mapping[str, str]) -> None:
-    assert result.best is not None
-    curves = result.output / CURVES
+    curves = output / CURVES
     write_card(
-        result.output / MODEL_FOLDER,
+        folder,
         recipe=json.loads(json.dumps(recipe.to_dict())),
         data=plan.data,
         validation={},
@@ -213,8 +200,7 @@ def _write_card(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, envi
         name=plan.title,
         base_model=checkpoint_name(recipe.model),
         blanks=plan.config.blanks,
-        usage=_USAGE if recipe.kind in ("cloze", "classify") else "",
-        example=plan.example,
+        usage=_usage(recipe) if recipe.kind in ("cloze", "classify") else "",
         sections=results_sections(result),
     )
 
@@ -224,14 +210,13 @@ def checkpoint_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-_USAGE = """## Use
-
-With this folder as `model`:
-
-```python
-from openglm.finetuning import load_classifier
-
-classify = load_classifier("model")
-answer = classify.predict(example)  # a mapping with the fields of the training examples
-print(answer.label, answer.probabilities)
-```"""
+def _usage(recipe: FinetuneRecipe) -> str:
+    code = [
+        "from openglm.finetuning import load_classifier",
+        "",
+        'classify = load_classifier("model")',
+        "answer = classify.predict(example)  # a mapping with the fields of the training examples",
+        "print(answer.label, answer.probabilities)",
+    ]
+    joined = "\n".join(code)
+    return f"## Use\n\nWith this folder as `model`:\n\n```python\n{joined}\n```"

@@ -30,12 +30,11 @@ from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
 from ..training.loss import linear_cross_entropy
 from ..training.step import predicting_states
-from .jobs import SPLITS, Epochs, Evaluation, Measure, Plan, TuningJob, digest_of
+from .jobs import SPLITS, Epochs, Evaluation, Job, Measure, Plan, digest_of
 from .recipe import FinetuneRecipe
 from .tasks import note_overlap
 
 TOKENS_AT_ONCE = 8192
-EXAMPLE = 60  # signs of a source that the model card shows
 PREFERRED = ("[sMASK]", "[gMASK]", "[MASK]")  # the blank of a target, the first that the model knows
 
 
@@ -103,7 +102,6 @@ class Seq2SeqPlan(Plan):
                 self.notes.append(f"{split}: {len(cut)} of {len(pairs)} sources shortened by {sum(cut)} tokens in all")
             address = ", ".join(Path(path).name for path in getattr(recipe.data, split))
             self.data.append({"name": split, "documents": len(pairs), "address": address})
-        self.example = example_of(self.pairs["train"][0].blanked)
         keys = {split: [str(pair.blanked).encode() for pair in pairs] for split, pairs in self.pairs.items()}
         note_overlap(self.notes, keys)
         self.digest = digest_of(pair.layout.input_ids.tobytes() for pair in self.pairs["train"])
@@ -145,15 +143,9 @@ class Seq2SeqPlan(Plan):
         """Whether there are pairs of this split."""
         return split in self.pairs
 
-    def job(self, model: GLMModel, seed: int, precision: str) -> TuningJob:
+    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
         """The pairs with a network."""
         return Seq2SeqJob(self, model, seed, precision)
-
-
-def example_of(blanked: BlankedText) -> str:
-    """A source with its blank, its longer parts shortened, as one may type it."""
-    parts = [part if len(part) <= EXAMPLE else f"{part[: EXAMPLE - 1]}…" for part in blanked.literals]
-    return " ".join(str(BlankedText(tuple(parts), blanked.kinds)).split())
 
 
 def text_of(example: Example, name: str) -> str:
@@ -168,7 +160,7 @@ def text_of(example: Example, name: str) -> str:
     return value
 
 
-class Seq2SeqJob(TuningJob):
+class Seq2SeqJob(Job):
     """Pairs with a network."""
 
     groups = ("targets",)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 PADDING = -1  # document number of padded positions
+LARGEST_SCORE = 60.0  # far above what normalized queries and keys give; its exponential can still be summed
 
 
 def visible(
@@ -82,13 +83,26 @@ def _compiled_flex_attention() -> Callable[..., Any]:
 
 
 def attend(
-    q_BNSH: Tensor, k_BNKH: Tensor, v_BNKH: Tensor, mask: Tensor | BlockMask | None, dropout: float = 0.0
+    q_BNSH: Tensor,
+    k_BNKH: Tensor,
+    v_BNKH: Tensor,
+    mask: Tensor | BlockMask | None,
+    dropout: float = 0.0,
+    *,
+    normalized: bool = False,
 ) -> Tensor:
     """Scaled dot-product attention, [B, N, S, H].
 
     A dense mask (or None: everything is visible) goes through SDPA, a block mask through
-    FlexAttention, which is compiled on GPUs and has no dropout.
+    FlexAttention, which is compiled on GPUs and has no dropout. In a graph for a CPU the dense
+    kind is spelled out, because the backward pass of SDPA takes three times as long there as the
+    products and what the compiler makes of the rest.
+
+    Args:
+        normalized: queries and keys are normalized, which bounds their scores.
     """
+    if torch.compiler.is_compiling() and q_BNSH.device.type == "cpu":
+        return _spelled_out(q_BNSH, k_BNKH, v_BNKH, mask, dropout, normalized)
     if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(q_BNSH, k_BNKH, v_BNKH, attn_mask=mask, dropout_p=dropout)
     if q_BNSH.is_cuda and not torch.compiler.is_compiling():  # else it is compiled with what surrounds it
@@ -96,3 +110,24 @@ def attend(
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention(q_BNSH, k_BNKH, v_BNKH, block_mask=mask)
+
+
+def _spelled_out(
+    q_BNSH: Tensor,
+    k_BNKH: Tensor,
+    v_BNKH: Tensor,
+    mask: Tensor | BlockMask | None,
+    dropout: float,
+    normalized: bool,
+) -> Tensor:
+    scores_BNSK = (q_BNSH @ k_BNKH.mT).float() * q_BNSH.shape[-1] ** -0.5
+    if isinstance(mask, Tensor):
+        scores_BNSK = scores_BNSK.masked_fill(~mask, -torch.inf)
+    if not normalized:
+        return F.dropout(scores_BNSK.softmax(-1), dropout).to(v_BNKH.dtype).matmul(v_BNKH)
+    # Bounded scores need no maximum taken away, so that nothing has to be known of a row before
+    # its first key: dividing last leaves one pass forward and one backward.
+    weights_BNSK = scores_BNSK.clamp(max=LARGEST_SCORE).exp()
+    sums_BNS1 = weights_BNSK.sum(-1, keepdim=True)
+    mixed_BNSH = F.dropout(weights_BNSK, dropout).to(v_BNKH.dtype).matmul(v_BNKH).float()
+    return mixed_BNSH.div(sums_BNS1).to(v_BNKH.dtype)

@@ -6,7 +6,7 @@ Knows nothing about files of other formats, names of published models, or torch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,14 @@ from ..errors import ConfigError, suggest
 
 GELU_FORMS = ("tanh", "erf")
 BLANK_KINDS = ("[MASK]", "[sMASK]", "[gMASK]")
+ARCHITECTURES = ("glm", "modern")
+# Fields that mean something in one architecture only.
+ONLY_IN = {
+    "block_position_encoding": "glm",
+    "initializer_range": "glm",
+    "gelu": "glm",
+    "rotary_base": "modern",
+}
 
 
 @dataclass(frozen=True)
@@ -27,20 +35,26 @@ class GLMConfig:
         vocab_size: rows of the word embedding, V; published models round the number of
             token ids up to a multiple of 128.
         max_sequence_length: P, the longest Part A and the longest single fill, in tokens.
-            The position tables have P + 1 rows when block positions are on, else P.
+            The position tables of "glm" have P + 1 rows when block positions are on, else P.
+        architecture: "glm" (as published, `published.py`) or "modern" (ours, `modern.py`). The
+            latter has no use for `block_position_encoding`, which it always has, for
+            `initializer_range` and for `gelu`.
         block_position_encoding: whether Part B tokens carry a second position.
         embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: used in
             training only.
-        layernorm_epsilon: 1e-5 in every published model.
+        layernorm_epsilon: of all norms; 1e-5 in every published model.
         initializer_range: standard deviation of fresh weights; projections back into the
             residual stream use `initializer_range / sqrt(2 num_layers)`.
         gelu: "tanh" (what all models were trained with) or "erf" (what the hub's remote
             code computes; a difference of about 1e-3 in the logits).
         blanks: kinds of blank the model was trained with.
+        rotary_base: of "modern"; the slowest rotation is about so many times slower than the
+            fastest, which turns by one radian per position.
 
     Raises:
         ConfigError: a size that is not positive, heads that do not divide the width, a
-            number out of its range, an unknown GELU form or kind of blank.
+            number out of its range, an unknown architecture, GELU form or kind of blank, or a
+            field of the other architecture.
     """
 
     num_layers: int
@@ -56,6 +70,8 @@ class GLMConfig:
     initializer_range: float = 0.02
     gelu: str = "tanh"
     blanks: tuple[str, ...] = field(default=BLANK_KINDS)
+    architecture: str = "glm"
+    rotary_base: float = 10_000.0
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length"):
@@ -78,12 +94,26 @@ class GLMConfig:
             raise ConfigError(f"block_position_encoding must be true or false, not {self.block_position_encoding!r}")
         if self.gelu not in GELU_FORMS:
             raise ConfigError(f"gelu must be one of {', '.join(GELU_FORMS)}, not {self.gelu!r}")
+        self._check_architecture()
         if not isinstance(self.blanks, (list, tuple)):
             raise ConfigError(f"blanks must be a list, not {self.blanks!r}")
         object.__setattr__(self, "blanks", tuple(self.blanks))
         unknown = [b for b in self.blanks if b not in BLANK_KINDS]
         if unknown or not self.blanks:
             raise ConfigError(f"blanks must name some of {', '.join(BLANK_KINDS)}, not {list(self.blanks)}")
+
+    def _check_architecture(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ConfigError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {self.architecture!r}")
+        if not isinstance(self.rotary_base, (int, float)) or not self.rotary_base > 1:
+            raise ConfigError(f"rotary_base must be above 1, not {self.rotary_base!r}")
+        changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        _refuse_mixture(self.architecture, changed)
+        if self.architecture == "modern" and self.head_size % 4:
+            raise ConfigError(
+                f"heads of the modern architecture need a width divisible by 4, not {self.head_size}: "
+                "set num_attention_heads accordingly"
+            )
 
     @property
     def head_size(self) -> int:
@@ -98,21 +128,30 @@ class GLMConfig:
     @property
     def num_parameters(self) -> int:
         """Parameters, embeddings and position tables included."""
-        d, tables = self.hidden_size, 2 if self.block_position_encoding else 1
-        return self.vocab_size * d + tables * self.position_rows * d + self.num_layers * (12 * d * d + 13 * d) + 2 * d
+        d, per_layer = self.hidden_size, 12 * self.hidden_size**2
+        if self.architecture == "modern":
+            return self.vocab_size * d + self.num_layers * (per_layer + 2 * d + 2 * self.head_size) + 2 * d
+        tables = 2 if self.block_position_encoding else 1
+        return self.vocab_size * d + tables * self.position_rows * d + self.num_layers * (per_layer + 13 * d) + 2 * d
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Plain values, ready for JSON; of "glm" those that configurations have always had."""
         values = dataclasses.asdict(self)
         values["blanks"] = list(self.blanks)
-        return values
+        architecture = values.pop("architecture")
+        if architecture != "glm":
+            values = {"architecture": architecture, **values}
+        return {
+            name: value for name, value in values.items() if ONLY_IN.get(name, self.architecture) == self.architecture
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GLMConfig:
         """Build from plain values.
 
         Raises:
-            ConfigError: a missing or an unknown key, or a value that is out of range.
+            ConfigError: a missing or an unknown key, one of the other architecture, or a value
+                that is out of range.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"a configuration maps names to values; this is {values!r}")
@@ -124,4 +163,14 @@ class GLMConfig:
         missing = [name for name in required if name not in values]
         if missing:
             raise ConfigError(f"the configuration lacks {', '.join(missing)}")
+        _refuse_mixture(values.get("architecture", "glm"), values)
         return cls(**values)
+
+
+def _refuse_mixture(architecture: Any, names: Iterable[str]) -> None:
+    foreign = [name for name in names if ONLY_IN.get(name, architecture) != architecture]
+    if foreign:
+        raise ConfigError(
+            f"{', '.join(foreign)} belongs to the architecture {ONLY_IN[foreign[0]]!r}, this is {architecture!r}; "
+            "leave it out, or set architecture"
+        )

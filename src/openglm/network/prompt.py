@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from .model import Embedding, GLMModel
+from .layers import Embedding
+from .model import GLMModel
 
 ENCODERS = ("lstm", "mlp", "none")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..network import published
 from ..network.model import GLMModel
 
 FASTEST, SPAN = 2.5, 1000.0  # radians per position of the first wave; ratio of the first to the last
@@ -58,9 +59,14 @@ def start_from_neighbours(model: GLMModel) -> None:
     Positions use the first half of the width, block positions the second.
 
     Raises:
-        ConfigError: no block positions, or a width too small for a head to hold the waves.
+        ConfigError: another architecture, no block positions, or a width too small for a head to hold the waves.
     """
     config = model.config
+    if not isinstance(model.transformer, published.Transformer):
+        raise ConfigError(
+            f"neighbour initialization sets position tables, and the architecture {config.architecture!r} has none; "
+            "leave out run.neighbour_start"
+        )
     half, head = config.hidden_size // 2, config.head_size
     if not config.block_position_encoding or config.hidden_size % 4 or head % 4 or head > half:
         raise ConfigError(

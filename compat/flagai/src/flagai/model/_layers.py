@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from openglm.errors import OptionError
 from openglm.network.attention import attend, prefix_mask
-from openglm.network.model import Layer, Transformer
+from openglm.network.published import Layer, Transformer
 
 
 def visible(attention_mask: Tensor, batch: int, length: int, memory: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openglm.checkpoints.foreign import PUBLISHED
 from openglm.errors import InputError, OptionError
 from openglm.network.model import GLMModel as Network
 
@@ -33,11 +34,15 @@ class GLMModel(BaseModel):
 
     Args:
         config: FlagAI's configuration.
-        network: openglm's network to use; by default a fresh one.
+        network: openglm's network to use; by default a fresh one. Only the published
+            architecture computes what FlagAI's code does.
 
     Attributes:
         network: openglm's network; shares all parameters with this module.
         output_predict: whether `logits` are scores over the vocabulary, or else final hidden states.
+
+    Raises:
+        OptionError: a network of another architecture.
     """
 
     network: Network
@@ -45,6 +50,11 @@ class GLMModel(BaseModel):
     def __init__(self, config: Mapping[str, Any], network: Network | None = None, **kwargs: Any) -> None:
         super().__init__(config)
         network = network or Network(config_of(config))
+        if network.config.architecture != PUBLISHED:
+            raise OptionError(
+                f"a model of the architecture {network.config.architecture!r} cannot be used through flagai, whose "
+                f"code is that of {PUBLISHED!r}; load it with openglm.load"
+            )
         # Not as a submodule: its parts are, so that parameters keep their published names.
         object.__setattr__(self, "network", network)
         self.word_embeddings = network.word_embeddings
