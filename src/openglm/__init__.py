@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         TrainingError,
         UnsupportedBlankError,
     )
-    from .finetuning.finetune import finetune
     from .infill.infiller import Infiller
     from .infill.loading import load
     from .infill.results import Fill, Filled, Piece, Scored
@@ -74,7 +73,6 @@ _HOME = {
     "TokenizerError": "errors",
     "TrainingError": "errors",
     "UnsupportedBlankError": "errors",
-    "finetune": "finetuning.finetune",
     "load": "infill.loading",
 }
 
@@ -107,7 +105,6 @@ __all__ = [
     "TrainingError",
     "UnsupportedBlankError",
     "__version__",
-    "finetune",
     "load",
 ]
 

@@ -16,7 +16,7 @@ from openglm.data.samples import SampleMaker, Windows
 from openglm.data.shards import Shard, prepare
 from openglm.data.spans import Objectives, Spans, token_spans, widen_to_words
 from openglm.data.stream import BatchStream, Source
-from openglm.layouts import put_back
+from openglm.layouts import fills_of, put_back
 from openglm.tokenizer import BilingualTokenizer
 
 
@@ -85,6 +85,31 @@ def test_whole_words_in_samples(tokenizer: BilingualTokenizer, text_lines: list[
         marked = show_sample(layout, "token", tokenizer).splitlines()[2]
         assert "【" in marked
         assert not re.search("[A-Za-z0-9]【[A-Za-z0-9]|[A-Za-z0-9]】[A-Za-z0-9]", marked), marked
+
+
+def test_single_words_are_words_and_alone(tokenizer: BilingualTokenizer, text_lines: list[str]) -> None:
+    shard = Shard.from_documents([np.array(tokenizer.encode(line)) for line in text_lines[:80]], tokenizer)
+    objectives = Objectives(1.0, 0.0, 0.0, token_ratio=0.3, single_words=1.0)
+    stream = BatchStream([Source("all", shard, 1.0)], SampleMaker(tokenizer, objectives), rows=8, length=64)
+    eop, fills = tokenizer.markers.eop, []
+    for row in stream.rows_of_samples(0):
+        for layout, _ in row:
+            text = tokenizer.decode(put_back(layout).tolist())
+            for _, fill in fills_of(layout):
+                fills.append(tokenizer.decode([int(token) for token in fill if token != eop]).strip())
+                assert fills[-1] in text
+    assert len(fills) > 20
+    for fill in fills:
+        assert re.fullmatch("[A-Za-z0-9]+|[\u4e00-\u9fff]+", fill), fill
+        assert not fill.isascii() or any(re.search(rf"\b{fill}\b", line) for line in text_lines), fill
+
+
+def test_single_words_are_so_many_of_the_texts(tokenizer: BilingualTokenizer) -> None:
+    rng = np.random.default_rng(0)
+    maker = SampleMaker(tokenizer, Objectives(single_words=0.25))
+    ones = (maker.draw_lengths(rng, 4000, 30) == 1).all(axis=1).mean()
+    assert ones == pytest.approx(0.25, abs=0.03)
+    assert not (SampleMaker(tokenizer, Objectives()).draw_lengths(rng, 400, 30) == 1).all(axis=1).any()
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ def test_bad_recipes_name_the_file(tmp_path: Path, content: str) -> None:
         {"stages": [{"share": 1.0, "rows": 1, "lenght": 64}]},
         {"stages": [{"share": 1.0, "rows": 1}]},
         {"stages": [{"share": 1.0, "rows": "two", "length": 64}]},
+        {"stages": [{"share": 1.0, "rows": 1, "length": 64, "objectives": {"tokens": 1.0}}]},
         {"stages": [3]},
         {"stages": []},
         {"stages": 3},
@@ -235,3 +236,16 @@ def test_the_linear_schedule_has_a_floor() -> None:
     assert rate_factor(10, 110, options) == 1.0
     assert rate_factor(60, 110, options) == pytest.approx(0.2 + 0.8 * (1 - (60 - 11) / 99))
     assert rate_factor(110, 110, options) == rate_factor(500, 110, options) == pytest.approx(0.2)
+
+
+def test_a_stage_may_have_objectives_of_its_own() -> None:
+    values = recipe_values()
+    values["run"]["stages"][1]["objectives"] = {"token": 0.1, "sentence": 0.1, "document": 0.8}
+    recipe = Recipe.from_dict(values)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    first, second = (stage.mixture(recipe.objectives) for stage in recipe.run.stages)
+    assert first == recipe.objectives
+    assert (second.document, second.token_ratio) == (0.8, recipe.objectives.token_ratio)
+    values["run"]["stages"][1]["objectives"] = {"token": 0.9}
+    with pytest.raises(OptionError, match="probabilities that sum to 1"):
+        Recipe.from_dict(values)

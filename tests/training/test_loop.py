@@ -219,7 +219,8 @@ def test_a_spike_is_left_out(
     tokenizer: BilingualTokenizer, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("openglm.training.guard.WINDOW", 4)
-    monkeypatch.setattr("openglm.pretraining.pretrainer.LossModule", lambda *args: Spoilt(LossModule(*args), {6}))
+    spoilt = lambda *args, **options: Spoilt(LossModule(*args, **options), {6})  # noqa: E731
+    monkeypatch.setattr("openglm.pretraining.pretrainer.LossModule", spoilt)
     weights: list[dict[str, torch.Tensor]] = []
     trainer = trainer_for(recipe_values(steps=8, log_every=2), tokenizer, source, tmp_path)
     original = trainer.loop._update

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from openglm.network.attention import dense_mask
 from openglm.network.model import GLMModel
 from openglm.tensors import to_tensors
 from openglm.tokenizer import BilingualTokenizer
-from openglm.training.loss import ROWS_AT_ONCE, linear_cross_entropy
+from openglm.training.loss import ROWS_AT_ONCE, ROWS_KEPT, linear_cross_entropy
 from openglm.training.step import LossModule, forward_losses
 
 
@@ -33,6 +35,23 @@ def test_loss_and_gradients_are_exact(count: int, scale: float) -> None:
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not losses.requires_grad
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [0, 1, ROWS_KEPT + ROWS_AT_ONCE + 3])
+def test_the_fused_loss_is_the_same(count: int, dtype: torch.dtype) -> None:
+    hidden = torch.randn(count, 24, requires_grad=True)
+    weight = torch.randn(101, 24, requires_grad=True)
+    targets = torch.randint(0, 101, (count,))
+    found = []
+    for fused in (False, True):
+        total, losses = linear_cross_entropy(hidden, weight, targets, dtype=dtype, fused=fused)
+        found.append((total, losses, *torch.autograd.grad(total * 0.37, (hidden, weight))))
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    for plain, fused_one in zip(*found, strict=True):
+        torch.testing.assert_close(fused_one, plain, **close)
 
 
 def test_loss_of_extreme_scores() -> None:

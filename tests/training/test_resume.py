@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,11 @@ from openglm.training.state import LOCK, states
 
 from .runs import logged, recipe_values, trainer_for
 
+COMPILES = (
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++"),
+)
+
 
 def assert_same_weights(one: Trainer, other: Trainer) -> None:
     for name, expected in one.model.state_dict().items():
@@ -33,12 +39,22 @@ def assert_same_weights(one: Trainer, other: Trainer) -> None:
 
 
 @pytest.mark.usefixtures("no_curves")
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("optimizer", "architecture", "compile"),
+    [
+        ("adamw", "glm", False),
+        ("muon", "glm", False),
+        ("muon", "modern", False),
+        pytest.param("muon", "modern", True, marks=COMPILES),
+    ],
+)
 def test_resumed_run_is_the_run_that_never_stopped(
-    tokenizer: BilingualTokenizer, source: Source, tmp_path: Path, optimizer: str
+    tokenizer: BilingualTokenizer, source: Source, tmp_path: Path, optimizer: str, architecture: str, compile: bool
 ) -> None:
     """With dropout, warmup, two stages, accumulation, validation and a report across the stop."""
-    values = recipe_values(accumulate=2, log_every=2, evaluate_every=3)
+    values = recipe_values(accumulate=2, log_every=2, evaluate_every=3, compile=compile)
+    values["run"]["stages"][1]["objectives"] = {"token": 0.8, "sentence": 0.1, "document": 0.1}
+    values["model"]["architecture"] = architecture
     values["optimizer"]["name"] = optimizer
     whole = trainer_for(values, tokenizer, source, tmp_path / "whole", valid=True)
     assert whole.run()
@@ -114,6 +130,7 @@ def test_what_may_change_and_what_not(tokenizer: BilingualTokenizer, source: Sou
         "run.seed was 1 and is 5": changed("run", seed=5),
         "run.stages.0.rows was 2 and is 3": changed("run", stages=[{"share": 0.5, "rows": 3, "length": 48}] * 2),
         "model.num_layers was 2 and is 1": changed("model", num_layers=1),
+        "model.architecture was absent and is modern": changed("model", architecture="modern"),
         "optimizer.name was adamw and is muon": changed("optimizer", name="muon"),
         "objectives.token_ratio was 0.15 and is 0.2": changed("objectives", token_ratio=0.2),
     }

@@ -19,7 +19,7 @@ from ..blanks import Flags, Ids
 from ..errors import DataError
 from .samples import DOCUMENT, SENTENCE, Blanked, SampleMaker, Windows, sentence_end, sentences_up_to
 from .shards import Shard
-from .spans import Spans, draw_lengths
+from .spans import Spans
 
 SHORTEST = 24  # tokens; what is left of a row below this stays padding
 SHORTEST_CUT = 32  # the published shortest length of rows of short texts
@@ -98,8 +98,8 @@ class RowFiller:
         return self._lengthened(windows, blanked, np.where(fills, limit, 0), first, last, open_right)
 
     def _draw_lengths(self, rng: Generator, limit: Ids) -> Ids:
-        settings = self.maker.objectives
-        return draw_lengths(rng, len(limit), max(1, int(settings.token_ratio * limit.max())), settings.mean_span)
+        total = max(1, int(self.maker.objectives.token_ratio * limit.max()))
+        return self.maker.draw_lengths(rng, len(limit), total)
 
     def _spans_at_most(self, limit: Ids, lengths: Ids, drawn: Ids) -> Ids:
         """Spans a text needs under the token objective if laid out it has `limit` tokens, or if it is shorter."""

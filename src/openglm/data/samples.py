@@ -18,7 +18,16 @@ from ..errors import OptionError
 from ..layouts import Layouts, blank_out_many, count_up, starts_of
 from ..tokenizer import Tokenizer
 from .shards import Shard
-from .spans import NEAR, Objectives, Spans, document_spans, sentence_spans, token_spans, widen_to_words
+from .spans import (
+    NEAR,
+    Objectives,
+    Spans,
+    document_spans,
+    draw_lengths,
+    sentence_spans,
+    token_spans,
+    widen_to_words,
+)
 
 OBJECTIVE_NAMES = ("token", "sentence", "document")
 TOKEN, SENTENCE, DOCUMENT = range(3)
@@ -182,13 +191,23 @@ class SampleMaker:
         self.noise = tokenizer.special.get("dblock", -1)
         if (objectives.input_noise or objectives.context_noise) and self.noise < 0:
             raise OptionError("input_noise and context_noise need a vocabulary with [dBLOCK]")
-        if objectives.whole_words:
+        if objectives.whole_words or objectives.single_words:
             self._goes_on, self._continues = tokenizer.word_joins
+        if objectives.single_words:
+            texts = (tokenizer.token_text(token) for token in range(tokenizer.num_tokens))
+            self._says_something = np.array([any(map(str.isalnum, text)) for text in texts])
 
     def choose(self, rng: Generator, count: int) -> NDArray[np.int8]:
         """[count] objectives, drawn from the mixture."""
         mixture = np.cumsum([self.objectives.token, self.objectives.sentence])
         return np.searchsorted(mixture, rng.random(count), side="right").astype(np.int8)
+
+    def draw_lengths(self, rng: Generator, count: int, total: int) -> Ids:
+        """[count, D] lengths of token spans, as many for each text as add up to at least `total`; or ones alone."""
+        drawn = draw_lengths(rng, count, total, self.objectives.mean_span)
+        if self.objectives.single_words:
+            drawn[rng.random(count) < self.objectives.single_words] = 1
+        return drawn
 
     def blank_out(
         self,
@@ -225,16 +244,13 @@ class SampleMaker:
         token = np.flatnonzero((used == TOKEN) & (windows.lengths >= 2))
         if len(token):
             totals = (settings.token_ratio * lengths[token]).astype(np.int64)
-            spans = token_spans(
-                rng,
-                windows.lengths[token],
-                totals,
-                mean=settings.mean_span,
-                drawn=None if drawn is None else drawn[token],
-                single=rng.random(len(token)) < settings.single_span if settings.single_span else None,
-            )
+            single = rng.random(len(token)) < settings.single_span if settings.single_span else None
+            enough = max(1, int(totals.max()))
+            own = self.draw_lengths(rng, len(token), enough) if drawn is None else drawn[token]
+            spans = token_spans(rng, windows.lengths[token], totals, drawn=own, single=single)
+            words = (own == 1).all(axis=1)[spans.owner] if settings.single_words else np.zeros(len(spans), np.bool_)
             spans = Spans(token[spans.owner], spans.starts + 1, spans.ends + 1)
-            parts.append(self._widened(rng, windows, spans) if settings.whole_words else spans)
+            parts += [self._widened(rng, windows, spans.keep(~words)), self._words(windows, spans.keep(words))]
 
         document = np.flatnonzero((used == DOCUMENT) & (windows.lengths >= 3))
         if len(document):
@@ -253,8 +269,21 @@ class SampleMaker:
         return np.asarray(rng.random(count) < self.objectives.document_infill)
 
     def _widened(self, rng: Generator, windows: Windows, spans: Spans) -> Spans:
+        """The spans, those of some texts widened to whole words."""
+        if not self.objectives.whole_words:
+            return spans
         chosen = (rng.random(len(windows)) < self.objectives.whole_words)[spans.owner]
+        return Spans.merged([self._whole(windows, spans.keep(chosen)), spans.keep(~chosen)])
 
+    def _words(self, windows: Windows, spans: Spans) -> Spans:
+        """The words that spans of one token lie in."""
+        if not len(spans):
+            return spans
+        spans = self._whole(windows, spans)
+        ends = (windows.tokens_at(spans.owner, at) for at in (spans.starts, spans.ends - 1))
+        return spans.keep(np.logical_or(*(self._says_something[tokens] for tokens in ends)))
+
+    def _whole(self, windows: Windows, spans: Spans) -> Spans:
         def inside(window: Ids, positions: Ids) -> Flags:
             out = np.zeros(len(window), np.bool_)
             known = np.flatnonzero((positions > 1) & (positions <= windows.lengths[window]))
@@ -263,7 +292,7 @@ class SampleMaker:
             out[known] = self._goes_on[before] & self._continues[here]
             return out
 
-        return Spans.merged([widen_to_words(spans.keep(chosen), inside), spans.keep(~chosen)])
+        return widen_to_words(spans, inside)
 
     def lay_out(self, rng: Generator, windows: Windows, blanked: Blanked) -> Layouts:
         """The layouts of windows; spans are written in random order."""

@@ -46,6 +46,10 @@ class Objectives:
             among the three on either side of each span (token objective).
         whole_words: probability that the token spans of a text are widened to whole words,
             as blanks in real texts are. The published models were trained without.
+        single_words: probability that the token spans of a text are single whole words, never
+            punctuation alone: what people leave blank most often, and what a model seldom
+            answers with that has seen spans of three tokens on average. `token_ratio` is then
+            an upper bound.
     """
 
     token: float = 0.4
@@ -60,6 +64,7 @@ class Objectives:
     input_noise: float = 0.0
     context_noise: float = 0.0
     whole_words: float = 0.0
+    single_words: float = 0.0
 
     def __post_init__(self) -> None:
         mixture = (self.token, self.sentence, self.document)
@@ -74,6 +79,7 @@ class Objectives:
             "input_noise",
             "context_noise",
             "whole_words",
+            "single_words",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")

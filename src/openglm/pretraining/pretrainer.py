@@ -74,8 +74,8 @@ class Trainer:
         self.processes = processes or Processes(torch.device("cpu"))
         self.batches = MicroBatches(recipe, tokenizer, train)
         self.model = fresh_model(recipe)
-        self.module = LossModule(self.model, recipe.run.precision)
-        length = min(stage.length for stage in recipe.run.stages)
+        self.module = LossModule(self.model, recipe.run.precision, compile=recipe.run.compile)
+        length = max(recipe.run.stages, key=lambda stage: stage.share).length
         self._evaluator = Evaluator(
             tokenizer, self.valid, self.processes, rows=recipe.run.evaluation_rows, length=length
         )
@@ -212,11 +212,10 @@ class MicroBatches:
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, sources: Sequence[Source]) -> None:
         self._run = recipe.run
-        maker = SampleMaker(tokenizer, recipe.objectives)
         self._streams = {
             stage: BatchStream(
                 sources,
-                maker,
+                SampleMaker(tokenizer, stage.mixture(recipe.objectives)),
                 rows=stage.rows,
                 length=stage.length,
                 short_probability=recipe.run.short_probability,

@@ -20,11 +20,27 @@ from ..training.options import LoopOptions, read_values, section
 
 @dataclass(frozen=True)
 class Stage:
-    """Rows and length of a batch during a `share` of the run."""
+    """Rows and length of a batch during a `share` of the run.
+
+    Attributes:
+        objectives: values of the section `objectives` that are others during this stage.
+    """
 
     share: float
     rows: int
     length: int
+    objectives: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.share, self.rows, self.length, tuple(self.objectives.items())))
+
+    def mixture(self, objectives: Objectives) -> Objectives:
+        """The objectives of a batch of this stage, in a recipe with these `objectives`.
+
+        Raises:
+            TrainingError, OptionError: an unknown name or a value out of range.
+        """
+        return section(Objectives, {**dataclasses.asdict(objectives), **self.objectives}, "run.stages.objectives")
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,10 @@ class Recipe:
     optimizer: OptimizerOptions
     run: RunOptions
     data: DataOptions = DataOptions()
+
+    def __post_init__(self) -> None:
+        for stage in self.run.stages:
+            stage.mixture(self.objectives)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

@@ -6,11 +6,9 @@ losses it reached. Knows nothing about how any of them was measured.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..files import replacing, write_atomically
-from ..markdown import markdown_table
 from ..network.config import BLANK_KINDS
 
 if TYPE_CHECKING:
@@ -77,7 +74,6 @@ def write_card(
     license: str | None = None,
     blanks: Sequence[str] = BLANK_KINDS,
     usage: str = "",
-    example: str = "",
     sections: Sequence[str] = (),
 ) -> Path:
     """Write `README.md` into a model folder, whole or not at all; returns its path.
@@ -99,7 +95,6 @@ def write_card(
         license: its identifier on the hub; nothing is said unless it is given.
         blanks: kinds of blank the model was trained with, for the example.
         usage: Markdown in place of the usual example.
-        example: a text with blanks for the usual one (default: one that fits `blanks`).
         sections: Markdown that follows it, such as results.
     """
     title = _line(name or folder.resolve().name)
@@ -109,7 +104,7 @@ def write_card(
         f"# {title}",
         f"A GLM (Du et al., ACL 2022) of {parameters:,} parameters that fills {_listed(blanks)}, "
         f"{start} with openglm in {steps:,} updates over {tokens_seen:,} tokens.",
-        usage or _usage(folder.name or title, example or _example(blanks)),
+        usage or _usage(folder.name or title, blanks),
         *sections,
         _data_table(data),
         _loss_table(validation, steps),
@@ -134,16 +129,11 @@ def _front_matter(language: Sequence[str], license: str | None, base_model: str 
     return f"---\n{_yaml(fields)}---"
 
 
-def _example(blanks: Sequence[str]) -> str:
-    return EXAMPLES[blanks[0]] if blanks and blanks[0] in EXAMPLES else EXAMPLES["[MASK]"]
-
-
-def _usage(folder: str, example: str) -> str:
+def _usage(folder: str, blanks: Sequence[str]) -> str:
+    example = EXAMPLES[blanks[0]] if blanks and blanks[0] in EXAMPLES else EXAMPLES["[MASK]"]
     where = folder if re.fullmatch(r"[\w./-]+", folder) else "DIR"
-    quoted = json.dumps(example, ensure_ascii=False)
-    typed = shlex.quote(example) if set('"$`\\!') & set(example) else quoted  # what a shell reads in double quotes
-    console = f"$ pip install openglm\n$ openglm fill --model {where} {typed}"
-    python = f'import openglm\n\nmodel = openglm.load("{where}")\nprint(model.fill({quoted}).text)'
+    console = f'$ pip install openglm\n$ openglm fill --model {where} "{example}"'
+    python = f'import openglm\n\nmodel = openglm.load("{where}")\nprint(model.fill("{example}").text)'
     return f"## Use\n\nWith this folder as `{where}`:\n\n{_fenced('console', console)}\n\n{_fenced('python', python)}"
 
 
@@ -152,15 +142,15 @@ def _data_table(data: Sequence[Mapping[str, Any]]) -> str:
         return ""
     columns = [(key, heading) for key, heading in DATA_COLUMNS if any(corpus.get(key) is not None for corpus in data)]
     rows = [[_cell(corpus.get(key)) for key, _ in columns] for corpus in data]
-    return "## Data\n\n" + markdown_table([heading for _, heading in columns], rows)
+    return "## Data\n\n" + _table([heading for _, heading in columns], rows)
 
 
 def _loss_table(validation: Mapping[str, float | None], steps: int) -> str:
     if not validation:
         return ""
     rows = [[_cell(name), *_loss_cells(value)] for name, value in validation.items()]
-    losses = markdown_table(["held out", "loss, nats per token", "perplexity"], rows)
-    return f"## Validation\n\nOn held-out documents, after update {steps:,}:\n\n{losses}"
+    table = _table(["held out", "loss, nats per token", "perplexity"], rows)
+    return f"## Validation\n\nOn held-out documents, after update {steps:,}:\n\n{table}"
 
 
 def _loss_cells(loss: float | None) -> tuple[str, str]:
@@ -182,9 +172,12 @@ def _picture(folder: Path, curves: Path | None) -> str:
 def _environment_table(environment: Mapping[str, str]) -> str:
     if not environment:
         return ""
-    return "## Trained with\n\n" + markdown_table(
-        ["", ""], [[_cell(key), _cell(value)] for key, value in environment.items()]
-    )
+    return "## Trained with\n\n" + _table(["", ""], [[_cell(key), _cell(value)] for key, value in environment.items()])
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(value: Any) -> str:
@@ -192,7 +185,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _line(str(value))
+        return _line(str(value)).replace("|", "\\|")
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 

@@ -13,7 +13,9 @@ Knows nothing about text, objectives, or files other than states.
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,7 +146,7 @@ class Loop:
         if options.compile:
             compile_layers(task.layers)
         processes.share_out(task.module, task.layers)
-        self.optimizers = build_optimizers(task.model, optimizer)
+        self.optimizers = build_optimizers(task.model, optimizer, fused=options.compile)
         self.guard, self.meter = Guard(options.spike), Meter(task.groups)
         self.done, self.tokens_seen = 0, 0
         self.complete = False
@@ -253,6 +255,8 @@ class Loop:
             self.report.advance(done)
         if done % options.log_every == 0 or done == end:
             self._log()
+            if self.processes.device.type == "cpu":
+                give_back_memory()
         if self.task.evaluate is not None and (done % options.evaluate_every == 0 or done == options.steps):
             self.task.module.eval()
             with torch.no_grad(), self.meter.clock_stopped():
@@ -357,6 +361,14 @@ def compile_layers(layers: Sequence[nn.Module]) -> None:
     """
     for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=False)
+
+
+def give_back_memory() -> None:
+    """Let glibc return freed memory: batches differ in size, so that it holds ever more pieces none of which fits."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def flattened(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:

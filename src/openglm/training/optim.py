@@ -83,10 +83,15 @@ def rate_factor(step: int, steps: int, options: OptimizerOptions) -> float:
     return options.final + (1 - options.final) * min(1.0, left)
 
 
-def build_optimizers(model: nn.Module, options: OptimizerOptions) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: nn.Module, options: OptimizerOptions, *, fused: bool = False
+) -> list[torch.optim.Optimizer]:
     """One optimizer, or two for Muon. Each group remembers its peak rate as `peak_lr`.
 
     The weights must be where they will stay, and shared out already if they are to be.
+
+    Args:
+        fused: use AdamW's fused kernel on a CPU too; the same up to rounding.
     """
     matrices, decayed, plain = [], [], []
     for name, parameter in model.named_parameters():
@@ -109,7 +114,7 @@ def build_optimizers(model: nn.Module, options: OptimizerOptions) -> list[torch.
             lr=options.learning_rate,
             betas=options.betas,
             eps=options.epsilon,
-            fused=True if on_gpu else None,
+            fused=True if on_gpu or fused else None,
         )
     ]
     if matrices:

@@ -29,18 +29,21 @@ def predicting_states(model: GLMModel, batch: Batch[Tensor], precision: str, *, 
         return hidden_BSD.flatten(0, 1)[batch.chosen]
 
 
-def batch_losses(model: GLMModel, batch: Batch[Tensor], precision: str) -> tuple[Tensor, Tensor]:
+def batch_losses(
+    model: GLMModel, batch: Batch[Tensor], precision: str, *, fused: bool = False
+) -> tuple[Tensor, Tensor]:
     """The losses of a batch that is on the model's device, in nats.
 
     Args:
         precision: "bf16" (autocast) or "fp32".
+        fused: see `linear_cross_entropy`.
 
     Returns:
         Their sum (differentiable) and each of them, [M] float32.
     """
     hidden_MD = predicting_states(model, batch, precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return linear_cross_entropy(hidden_MD, model.word_embeddings.weight, batch.chosen_targets, dtype=dtype)
+    return linear_cross_entropy(hidden_MD, model.word_embeddings.weight, batch.chosen_targets, dtype=dtype, fused=fused)
 
 
 class LossModule(nn.Module):
@@ -50,13 +53,14 @@ class LossModule(nn.Module):
     gathers weights for the time of a forward pass (FSDP) must hold it for both.
     """
 
-    def __init__(self, model: GLMModel, precision: str) -> None:
+    def __init__(self, model: GLMModel, precision: str, *, compile: bool = False) -> None:
         super().__init__()
         self.model, self.precision = model, precision
+        self.fused = compile and model.word_embeddings.weight.device.type == "cpu"
 
     def forward(self, batch: Batch[Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of the losses (differentiable), and the sum in each group, [G] float32."""
-        total, losses = batch_losses(self.model, batch, self.precision)
+        total, losses = batch_losses(self.model, batch, self.precision, fused=self.fused)
         return total, losses.new_zeros(len(batch.counts)).index_add_(0, batch.groups, losses)
 
 
