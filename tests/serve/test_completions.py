@@ -114,7 +114,7 @@ def test_logprobs(api: openai.OpenAI, infiller: Infiller) -> None:
         assert direct.text[offset:].startswith(token)
     for top in found.top_logprobs:
         values = list(top.values())
-        assert 1 <= len(values) <= 3
+        assert 3 <= len(values) <= 4
         assert values == sorted(values, reverse=True)
 
 
@@ -140,15 +140,25 @@ def test_stop_ends_the_text_in_front_of_it(api: openai.OpenAI) -> None:
         ({"best_of": 3, "stream": True}, "best_of"),
         ({"temperature": 0, "n": 2}, "n"),
         ({"temperature": 3}, "temperature"),
+        ({"extra_body": {"top_k": -2}}, "top_k"),
+        ({"extra_body": {"min_tokens": 17}}, "min_tokens"),
+        ({"extra_body": {"guided_regex": "a+"}}, "guided_regex"),
+        ({"extra_body": {"response_format": {"type": "json_object"}}}, "response_format"),
+        ({"extra_body": {"temperture": 1}}, "temperture"),
+        ({"extra_body": {"truncate_prompt_tokens": 8}}, "truncate_prompt_tokens"),
+        ({"max_tokens": 64}, "max_tokens"),
+        ({"prompt": "the river " * 60}, "prompt"),
+        ({"prompt": [1, 10**6]}, "prompt"),
+        ({"seed": -2}, "seed"),
         ({"n": 17}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5000}, "max_tokens"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": list("abcdefghijklmnopq")}, "stop"),
         ({"stop": ""}, "stop"),
-        ({"echo": True, "logprobs": 1}, "echo"),
-        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"prompt": [1, 2, 3]}, "prompt"),
+        ({"prompt": [[1], "a"]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"extra_body": {"min_p": 1}}, "min_p"),
     ],
@@ -179,9 +189,10 @@ def test_stop_strings_in_pieces(cut: int) -> None:
     def read(text: str, *stops: str) -> tuple[str, bool]:
         watch, out = StopWatch(stops), ""
         for start in range(0, len(text), cut):
-            certain, stopped = watch.push(text[start : start + cut])
+            certain, stop = watch.push(text[start : start + cut])
             out += certain
-            if stopped:
+            if stop is not None:
+                assert stop in stops
                 return out, True
         return out + watch.finish(), False
 

@@ -34,12 +34,13 @@ class Request:
     Attributes:
         prompt: the text as the model reads it.
         job: what the engine does for it.
+        tokenizer: spells its tokens.
         spelled: for each answer and each of its blanks, the text that became certain with each
             token; filled by `pieces`. Put together it is the text of the fill.
     """
 
     def __init__(self, prompt: Prompt, job: Job, tokenizer: Tokenizer) -> None:
-        self.prompt, self.job, self._tokenizer = prompt, job, tokenizer
+        self.prompt, self.job, self.tokenizer = prompt, job, tokenizer
         self._decoders = [tokenizer.decoder() for _ in range(job.num_answers)]
         self._fresh = [True] * job.num_answers  # nothing of the open fill was given out yet
         self.spelled: list[list[list[str]]] = [[[]] for _ in range(job.num_answers)]
@@ -68,12 +69,8 @@ class Request:
             if new or done:
                 yield Piece(event.blank, new, event.reason, answer)
             if done:
-                self._decoders[answer], self._fresh[answer] = self._tokenizer.decoder(), True
+                self._decoders[answer], self._fresh[answer] = self.tokenizer.decoder(), True
                 spelled.append([])
-
-    def spell(self, token: int) -> str:
-        """How one token reads by itself."""
-        return self._tokenizer.decode([token])
 
     def result(self) -> Filled:
         """The answers, once the job is done.
@@ -98,7 +95,7 @@ class Request:
 
     def _filled(self, output: JobOutput) -> Filled:
         prompt, fills, logprobs = self.prompt, output.fills, output.logprobs
-        texts = [_fit(prompt, i, self._tokenizer.decode(fill)) for i, fill in enumerate(fills)]
+        texts = [_fit(prompt, i, self.tokenizer.decode(fill)) for i, fill in enumerate(fills)]
         text, spans = prompt.blanked.substitute(texts)
         blanks = [
             Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, output.reasons[i])

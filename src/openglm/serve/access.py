@@ -25,11 +25,16 @@ HEADERS = {
 }
 
 
+def is_private(path: str) -> bool:
+    """Whether a path wants the key."""
+    return path in ("/metrics", "/infill", "/v1", "/api") or path.startswith(("/v1/", "/api/"))
+
+
 class AccessControl:
     """An ASGI middleware.
 
     Args:
-        key: that requests to /v1 and /metrics must show, if any.
+        key: that requests must show where `is_private`, if any.
         routes: paths by which answers are counted; others count as one.
         hosts: names by which the server may be called; none: any.
     """
@@ -61,7 +66,7 @@ class AccessControl:
             if self._hosts and self._host(scope) not in self._hosts:
                 message = "this server is not called by that name; --allowed-host adds one"
                 await error_response(HTTPError(421, message, code="unknown_host"))(scope, receive, sending)
-            elif self._is_private(path) and not self._shows_key(scope):
+            elif is_private(path) and not self._shows_key(scope):
                 refusal = HTTPError(
                     401,
                     "a key is needed: send it as Authorization: Bearer KEY",
@@ -85,10 +90,6 @@ class AccessControl:
         if path in self._routes:
             return path
         return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
-
-    @staticmethod
-    def _is_private(path: str) -> bool:
-        return path == "/metrics" or path == "/v1" or path.startswith("/v1/")
 
     def _shows_key(self, scope: Scope) -> bool:
         if self._key is None:

@@ -19,9 +19,12 @@ from ..infill.infiller import Infiller
 from .access import AccessControl
 from .completion_schemas import CompletionRequest
 from .completions import complete
+from .editor_schemas import FimRequest, GenerateRequest, InfillRequest
+from .editors import fim, generate, infill, ollama_error, tags, version
 from .errors import HTTPError
 from .http import error_response
 from .infilling import choose, fill, find_model, models, score
+from .lenient import HEADER
 from .openapi import document
 from .schemas import ChooseRequest, FillRequest, ScoreRequest
 from .service import Call, Service
@@ -68,6 +71,11 @@ def build_app(infiller: Infiller, settings: Settings | None = None) -> Starlette
         Route("/v1/choose", Call(service, ChooseRequest, choose, scores=True), methods=["POST"]),
         Route("/v1/score", Call(service, ScoreRequest, score, scores=True), methods=["POST"]),
         Route("/v1/completions", Call(service, CompletionRequest, complete), methods=["POST"]),
+        Route("/v1/fim/completions", Call(service, FimRequest, fim), methods=["POST"]),
+        Route("/infill", Call(service, InfillRequest, infill), methods=["POST"]),
+        Route("/api/generate", Call(service, GenerateRequest, generate, shape=ollama_error), methods=["POST"]),
+        json_at("/api/tags", lambda request: tags(service)),
+        json_at("/api/version", lambda request: version()),
         json_at("/v1/models", lambda request: models(service)),
         json_at("/v1/models/{model:path}", lambda request: find_model(service, request.path_params["model"])),
         json_at("/openapi.json", lambda request: api),
@@ -85,7 +93,7 @@ def build_app(infiller: Infiller, settings: Settings | None = None) -> Starlette
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["Retry-After"],
+                expose_headers=["Retry-After", HEADER],
             )
         )
     middleware.append(

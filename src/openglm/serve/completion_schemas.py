@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from .errors import refused
-from .schemas import BlankName, MaxTokens, ModelField, Seed, Strict, Usage
+from .lenient import CONSTRAINTS, SHAPING, Lenient
+from .schemas import BlankName, MinTokens, ModelField, Strict, Truncate, Usage
 from .settings import Limits
 
-MOST_STOPS, LONGEST_STOP = 4, 128
-UNSUPPORTED = ("presence_penalty", "frequency_penalty", "logit_bias")
+MOST_STOPS, LONGEST_STOP = 16, 128
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+AnySeed = Annotated[int, Field(ge=-1, le=2**63 - 1, description="Makes sampling repeat; -1: does not.")]
+Stop = Annotated[
+    str | list[str] | None,
+    Field(description=f"Up to {MOST_STOPS} strings at which to stop; not part of the text."),
+]
+
+
+def stop_list(stop: str | list[str] | None) -> list[str]:
+    """Stop strings as a list. Raises what a validator raises: too many, empty or too long."""
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if len(stops) > MOST_STOPS or not all(0 < len(each) <= LONGEST_STOP for each in stops):
+        raise refused("stop", f"stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters")
+    return stops
 
 
 class StreamOptions(Strict):
@@ -19,37 +33,51 @@ class StreamOptions(Strict):
 
     include_usage: bool | None = Field(None, description="A last chunk with the usage.")
     include_obfuscation: bool | None = Field(None, description="Accepted; nothing is padded.")
+    continuous_usage_stats: bool | None = Field(None, description="Accepted; the usage comes once.")
 
 
-class CompletionRequest(Strict):
+class CompletionRequest(Lenient):
     """OpenAI's completions. The prompt goes on, or with `suffix`, what stands between the two is written."""
 
+    unsupported: ClassVar = {**CONSTRAINTS, **SHAPING}
+
     model: ModelField = None
-    prompt: str | Annotated[list[str], Field(min_length=1)] = Field(description="One text, or several.")
+    prompt: (
+        str | Annotated[list[str], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)]
+    ) = Field(description="One text, or several; as strings or as token ids.")
     suffix: str | None = Field(None, description="What follows the text to be written.")
-    max_tokens: MaxTokens | None = Field(16, description="Most tokens of a completion.")
+    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = Field(
+        16, description="Most tokens of a completion; 0, with echo, for the prompt alone."
+    )
+    min_tokens: MinTokens | None = Field(None, description="Fewest tokens of a completion.")
     temperature: float | None = Field(1.0, ge=0, le=2)
+    top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = Field(None, description="-1 or 0: all tokens.")
     top_p: float | None = Field(1.0, gt=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=100, description="Above 1: fewer repetitions.")
     n: int | None = Field(1, ge=1, le=128, description="Completions per prompt.")
     best_of: int | None = Field(None, ge=1, le=128, description="Sample so many and give the n most probable.")
-    logprobs: int | None = Field(None, ge=0, le=5, description="Log-probabilities, and of so many other tokens.")
+    logprobs: int | None = Field(
+        None, ge=0, le=20, description="Log-probabilities, and of so many of the most probable tokens."
+    )
     echo: bool | None = Field(False, description="Put the prompt in front of the completion.")
-    stop: str | list[str] | None = Field(None, description="Up to 4 strings at which to stop; not part of the text.")
+    stop: Stop = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    seed: Seed | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Only 0.")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Only 0.")
-    logit_bias: dict[str, float] | None = Field(None, description="Only empty.")
+    seed: AnySeed | None = None
+    truncate: Truncate | None = Field(
+        None, description="What to drop of a text longer than the context. Default: around, if there is a suffix."
+    )
+    truncate_prompt_tokens: Literal[-1] | None = Field(None, description="-1: as truncate start.")
     user: str | None = Field(None, description="Accepted and not looked at.")
     blank: BlankName | None = Field(
         None, description="The blank to use. Default: [gMASK] at the end, [sMASK] in front of a suffix, or the nearest."
     )
 
     @property
-    def prompts(self) -> list[str]:
-        """The texts to complete."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self) -> list[str | list[int]]:
+        """The texts to complete, as strings or token ids."""
+        one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return cast("list[str | list[int]]", [self.prompt] if one else self.prompt)
 
     @property
     def count(self) -> int:
@@ -64,30 +92,34 @@ class CompletionRequest(Strict):
     @property
     def most(self) -> int:
         """Most tokens of a completion."""
-        return self.max_tokens or 16
+        return 16 if self.max_tokens is None else self.max_tokens
 
     @property
     def stops(self) -> list[str]:
         """The stop strings."""
-        return [] if self.stop is None else [self.stop] if isinstance(self.stop, str) else self.stop
+        return stop_list(self.stop)
+
+    @property
+    def cutting(self) -> str | None:
+        """What is dropped of a text that is too long."""
+        if self.truncate is None and self.truncate_prompt_tokens is not None:
+            return "start"
+        return self.truncate or ("around" if self.suffix else None)
 
     @field_validator("stop")
     @classmethod
     def _stops_are_few_and_short(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
-        if len(stops) > MOST_STOPS or not all(0 < len(each) <= LONGEST_STOP for each in stops):
-            raise refused("stop", f"stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters")
+        stop_list(stop)
         return stop
 
     @model_validator(mode="after")
-    def _only_what_can_be_done(self) -> CompletionRequest:
-        for name in UNSUPPORTED:
-            if getattr(self, name):
-                raise refused(name, f"{name} is not supported; leave it out", "unsupported_parameter")
-        if self.echo and self.logprobs is not None:
-            raise refused("echo", "the prompt has no log-probabilities; leave echo or logprobs out")
+    def _options_agree(self) -> CompletionRequest:
         if self.stream_options is not None and not self.stream:
             raise refused("stream_options", "stream_options go with stream")
+        if not self.most and not self.echo:
+            raise refused("max_tokens", "with max_tokens 0 nothing is written; raise it, or set echo")
+        if (self.min_tokens or 0) > self.most:
+            raise refused("min_tokens", f"min_tokens {self.min_tokens} is above max_tokens {self.most}")
         return self
 
     @model_validator(mode="after")
@@ -108,7 +140,7 @@ class CompletionRequest(Strict):
         if answers > limits.answers:
             raise refused("n", f"{answers} completions; this server allows at most {limits.answers} in a request")
         if answers * self.most > limits.tokens:
-            message = f"max_tokens {self.max_tokens}; this server allows {limits.tokens // answers} of each"
+            message = f"max_tokens {self.most}; this server allows {limits.tokens // answers} of each"
             raise refused("max_tokens", message)
         return self
 
@@ -118,8 +150,10 @@ class CompletionLogprobs(BaseModel):
 
     tokens: list[str]
     token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
-    text_offset: list[int]
+    top_logprobs: list[dict[str, float]] | None = Field(
+        description="The most probable tokens at each place, the written one always among them."
+    )
+    text_offset: list[int] = Field(description="Where each token begins in `text`, in Unicode characters.")
 
 
 class CompletionChoice(BaseModel):

@@ -18,9 +18,13 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from ..blanks import BlankedText, BlankKind
+from ..errors import ContextLengthError
 from ..infill.request import Request
 from .completion_schemas import CompletionRequest
-from .http import EventStream, sse
+from .echo import echoed
+from .errors import bad_request
+from .http import sse
+from .logprobs import joined, named
 from .schemas import Json
 from .service import Service, updates, usage
 from .stops import StopWatch
@@ -40,16 +44,32 @@ class Part:
     logprobs: Json | None
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What is completed.
+
+    Attributes:
+        text: as it is given back with `echo`.
+        ids: its tokens.
+        logprobs: `CompletionLogprobs` of it, if they are wanted.
+    """
+
+    text: str
+    ids: Sequence[int]
+    logprobs: Json | None = None
+
+
 class Completion(Ticket):
     """The completions of one prompt.
 
     Attributes:
         texts: of each answer, up to its stop string.
         reasons: why each of them ended.
+        stopped_by: the stop string that ended it, if one did.
     """
 
     def __init__(
-        self, request: Request, updates: Updates, stops: Sequence[str], *, streams: bool, logprobs: int | None
+        self, request: Request, updates: Updates, stops: Sequence[str], *, streams: bool, logprobs: int | None = None
     ) -> None:
         super().__init__(request, updates, streams=streams)
         answers = request.job.num_answers
@@ -58,6 +78,7 @@ class Completion(Ticket):
         self._told = [0] * answers  # tokens whose log-probabilities were given out
         self.texts = [""] * answers
         self.reasons: list[str | None] = [None] * answers
+        self.stopped_by: list[str | None] = [None] * answers
 
     def news(self) -> Sequence[Any]:
         """As `Ticket`: a list of `Part`."""
@@ -66,14 +87,14 @@ class Completion(Ticket):
             answer = piece.answer
             if self.reasons[answer] is not None:
                 continue  # it reached a stop string
-            text, stopped = self._watches[answer].push(piece.text)
-            reason = "stop" if stopped else piece.finish_reason
-            if stopped:
+            text, stop = self._watches[answer].push(piece.text)
+            reason = "stop" if stop else piece.finish_reason
+            if stop:
                 self.request.job.stop(answer)
             elif reason is not None:
                 text += self._watches[answer].finish()
             self.texts[answer] += text
-            self.reasons[answer] = reason
+            self.reasons[answer], self.stopped_by[answer] = reason, stop
             if self.streams and (text or reason is not None):
                 parts.append(Part(answer, text, reason, self._new_logprobs(answer)))
         self.enough = all(reason is not None for reason in self.reasons)
@@ -82,35 +103,33 @@ class Completion(Ticket):
     def _new_logprobs(self, answer: int) -> Json | None:
         if self._logprobs is None:
             return None
-        first, self._told[answer] = self._told[answer], self.written_by(answer)
-        return self.logprobs(answer, first)
+        out = self.logprobs(answer, self._told[answer], whole=self.reasons[answer] is None)
+        self._told[answer] += len(out["tokens"])
+        return out
 
-    def written_by(self, answer: int) -> int:
-        """Tokens of an answer."""
-        return len(self.request.job.outputs()[answer].fills[0])
+    def logprobs(self, answer: int, first: int = 0, *, whole: bool = False) -> Json:
+        """`CompletionLogprobs` of the tokens from `first` on that the text holds.
 
-    def logprobs(self, answer: int, first: int = 0) -> Json:
-        """`CompletionLogprobs` of the tokens from `first` on that the text holds."""
-        output, spelled, offset = self.request.job.outputs()[answer], self.request.spelled[answer][0], 0
+        Args:
+            whole: only those that it holds to their last character.
+        """
+        output, spelled = self.request.job.outputs()[answer], self.request.spelled[answer][0]
+        length, offset = len(self.texts[answer]), sum(map(len, spelled[:first]))
         out: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for number, text in enumerate(spelled):
-            beyond = offset >= len(self.texts[answer]) and text
-            if number >= first and not beyond:
-                out["tokens"].append(text[: len(self.texts[answer]) - offset])
-                out["token_logprobs"].append(output.logprobs[0][number])
-                out["text_offset"].append(offset)
-                if self._logprobs:
-                    out["top_logprobs"].append(self._named(output.top_logprobs[0][number]))
+        for number, text in enumerate(spelled[first:], first):
+            if text and (offset >= length or (whole and offset + len(text) > length)):
+                break
+            text, logprob = text[: length - offset], output.logprobs[0][number]
+            out["tokens"].append(text)
+            out["token_logprobs"].append(logprob)
+            out["text_offset"].append(offset)
+            if self._logprobs:
+                written = output.fills[0][number], text, logprob
+                out["top_logprobs"].append(named(self.request.tokenizer, output.top_logprobs[0][number], written))
             offset += len(text)
         if not self._logprobs:
             out["top_logprobs"] = None
         return out
-
-    def _named(self, best: Sequence[tuple[int, float]]) -> dict[str, float]:
-        named: dict[str, float] = {}
-        for token, logprob in best:
-            named.setdefault(self.request.spell(token), logprob)
-        return named
 
     def best(self, count: int) -> list[int]:
         """The answers that are most probable by the mean over their tokens."""
@@ -123,17 +142,8 @@ class Completion(Ticket):
 
 async def complete(service: Service, body: CompletionRequest) -> Response:
     """Complete one prompt or several."""
-    prompts, count, news = body.prompts, body.count, updates()
-
-    def prepared() -> list[Completion]:
-        return [
-            Completion(
-                _request(service, body, prompt), news, body.stops, streams=bool(body.stream), logprobs=body.logprobs
-            )
-            for prompt in prompts
-        ]
-
-    tickets = await service.worker.prepare(prepared, sum(map(len, prompts)) + len(body.suffix or ""))
+    prompts = [await _prompt(service, body, each) for each in body.prompts]
+    tickets = await completions(service, body, [prompt.text for prompt in prompts]) if body.most else []
     frame: Json = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
@@ -141,28 +151,71 @@ async def complete(service: Service, body: CompletionRequest) -> Response:
         "model": service.settings.name,
     }
     if body.stream:
-        return EventStream(
-            _chunks(service, body, tickets, prompts, frame),
-            seconds=service.settings.limits.seconds,
-            failed=lambda error: sse(error.body()),
-            left=service.metrics.hung_up.inc,
-        )
+        return service.stream(_chunks(service, body, tickets, prompts, frame), lambda error: sse(error.body()))
     await service.whole(tickets)
-    choices = [
-        {
-            "text": (prompt if body.echo else "") + ticket.texts[answer],
-            "index": number * count + place,
-            "logprobs": None if body.logprobs is None else ticket.logprobs(answer),
-            "finish_reason": ticket.reasons[answer],
-        }
-        for number, (prompt, ticket) in enumerate(zip(prompts, tickets, strict=True))
-        for place, answer in enumerate(ticket.best(count))
-    ]
-    return JSONResponse({**frame, "choices": choices, "usage": _usage(tickets)})
+    if tickets:
+        choices = [
+            _choice(body, prompt, ticket, answer)
+            for prompt, ticket in zip(prompts, tickets, strict=True)
+            for answer in ticket.best(body.count)
+        ]
+    else:
+        choices = [
+            {"text": prompt.text, "logprobs": prompt.logprobs, "finish_reason": "length"}
+            for prompt in prompts
+            for _ in range(body.count)
+        ]
+    choices = [{"index": index, **choice} for index, choice in enumerate(choices)]
+    return JSONResponse({**frame, "choices": choices, "usage": _usage(tickets, prompts)})
+
+
+async def completions(service: Service, body: CompletionRequest, prompts: Sequence[str]) -> list[Completion]:
+    """Tickets for the completions of some texts, ready to be run. Raises HTTPError 400."""
+    news, longest = updates(), service.infiller.model.config.max_sequence_length - 1
+    if body.most > longest:
+        message = f"max_tokens {body.most}; this model writes at most {longest} tokens into a blank"
+        raise bad_request(message, "max_tokens", "context_length_exceeded")
+
+    def prepared() -> list[Completion]:
+        requests = [_request(service, body, prompt) for prompt in prompts]
+        streams = bool(body.stream)
+        return [Completion(each, news, body.stops, streams=streams, logprobs=body.logprobs) for each in requests]
+
+    return await service.worker.prepare(prepared, sum(map(len, prompts)) + len(body.suffix or ""))
+
+
+def _choice(body: CompletionRequest, prompt: Prompt, ticket: Completion, answer: int) -> Json:
+    logprobs = None if body.logprobs is None else ticket.logprobs(answer)
+    if logprobs is not None and prompt.logprobs is not None:
+        logprobs = joined(prompt.logprobs, logprobs)
+    return {
+        "text": (prompt.text if body.echo else "") + ticket.texts[answer],
+        "logprobs": logprobs,
+        "finish_reason": ticket.reasons[answer],
+    }
+
+
+async def _prompt(service: Service, body: CompletionRequest, given: str | list[int]) -> Prompt:
+    infiller = service.infiller
+    if isinstance(given, str):
+        text, ids = given, None
+    elif max(given) >= infiller.tokenizer.num_tokens:
+        raise bad_request(f"token {max(given)}; this model has {infiller.tokenizer.num_tokens}", "prompt")
+    else:
+        text, ids = infiller.tokenizer.decode(given, skip_special=True), given
+    if not body.echo or body.logprobs is None:
+        return Prompt(text, ids or [])
+    top, blank = body.logprobs, blank_of(service, body)
+
+    def scored() -> Prompt:
+        tokens = infiller.tokenizer.encode(text) if ids is None else ids
+        return Prompt(text, tokens, echoed(infiller, tokens, blank, top))
+
+    return await service.worker.score(scored, len(text))
 
 
 async def _chunks(
-    service: Service, body: CompletionRequest, tickets: Sequence[Completion], prompts: Sequence[str], frame: Json
+    service: Service, body: CompletionRequest, tickets: Sequence[Completion], prompts: Sequence[Prompt], frame: Json
 ) -> AsyncGenerator[bytes, None]:
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     extra: Json = {"usage": None} if with_usage else {}
@@ -174,40 +227,58 @@ async def _chunks(
         return sse({**frame, "choices": [choice], **extra})
 
     if body.echo:
-        for number, prompt in enumerate(prompts):
-            for answer in range(body.n or 1):
-                yield chunk(number * (body.n or 1) + answer, prompt, None, None)
+        for index in range(len(prompts) * body.count):
+            prompt = prompts[index // body.count]
+            yield chunk(index, prompt.text, prompt.logprobs, None if tickets else "length")
     async with aclosing(service.run(tickets)) as news:
         async for ticket, parts in news:
             if first:
                 service.metrics.first_piece.labels("/v1/completions").observe(time.monotonic() - began)
                 first = False
-            base = number_of[id(ticket)] * (body.n or 1)
-            yield b"".join(chunk(base + p.answer, p.text, p.logprobs, p.finish_reason) for p in parts)
+            number = number_of[id(ticket)]
+            yield b"".join(
+                chunk(number * body.count + part.answer, part.text, _behind(prompts[number], part), part.finish_reason)
+                for part in parts
+            )
     if with_usage:
-        yield sse({**frame, "choices": [], "usage": _usage(tickets)})
+        yield sse({**frame, "choices": [], "usage": _usage(tickets, prompts)})
     yield sse("[DONE]")
 
 
-def _usage(tickets: Sequence[Completion]) -> Json:
+def _behind(prompt: Prompt, part: Part) -> Json | None:
+    """Log-probabilities of a part, with offsets that count the prompt where that was given back with its own."""
+    if part.logprobs is None or prompt.logprobs is None:
+        return part.logprobs
+    return {**part.logprobs, "text_offset": [len(prompt.text) + offset for offset in part.logprobs["text_offset"]]}
+
+
+def _usage(tickets: Sequence[Completion], prompts: Sequence[Prompt]) -> Json:
+    if not tickets:
+        return usage(sum(len(prompt.ids) for prompt in prompts), 0)
     return usage(sum(ticket.request.prompt_tokens for ticket in tickets), sum(ticket.written for ticket in tickets))
 
 
 def _request(service: Service, body: CompletionRequest, prompt: str) -> Request:
-    blank = _blank(service, body)
-    temperature = 1.0 if body.temperature is None else body.temperature
-    return service.request(
-        BlankedText((prompt, body.suffix or ""), (blank,)),
-        top_logprobs=body.logprobs or 0,
-        max_new_tokens=body.most,
-        temperature=temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        num_return_sequences=body.samples,
-        seed=body.seed,
-    )
+    try:
+        return service.request(
+            BlankedText((prompt, body.suffix or ""), (blank_of(service, body),)),
+            top_logprobs=body.logprobs or 0,
+            max_new_tokens=body.most,
+            min_new_tokens=body.min_tokens or 0,
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_k=max(0, body.top_k or 0),
+            top_p=1.0 if body.top_p is None else body.top_p,
+            repetition_penalty=body.repetition_penalty or 1.0,
+            num_return_sequences=body.samples,
+            seed=None if body.seed == -1 else body.seed,
+            truncate=body.cutting,
+        )
+    except ContextLengthError as error:
+        raise bad_request(str(error), "prompt", "context_length_exceeded") from error
 
 
-def _blank(service: Service, body: CompletionRequest) -> BlankKind:
+def blank_of(service: Service, body: CompletionRequest) -> BlankKind:
+    """The kind of blank that a completion is written into."""
     if body.blank is not None:
         return BlankKind(body.blank)
     fills = service.infiller.model.config.blanks

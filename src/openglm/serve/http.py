@@ -26,12 +26,12 @@ class HungUp(Exception):
     """The client is gone; nobody reads the answer."""
 
 
-def error_response(error: BaseException) -> JSONResponse:
-    """The answer to an error; what is not meant for clients goes to the log."""
+def error_response(error: BaseException, shape: Callable[[HTTPError], Any] = HTTPError.body) -> JSONResponse:
+    """The answer to an error, in the shape of an interface; what is not meant for clients goes to the log."""
     answer = as_http_error(error)
     if answer.status == 500:
         log.error("a request failed", exc_info=error)
-    return JSONResponse(answer.body(), answer.status, headers=answer.headers)
+    return JSONResponse(shape(answer), answer.status, headers=answer.headers)
 
 
 async def read_body(request: Request, kind: type[M], limits: Limits) -> M:
@@ -121,9 +121,8 @@ class EventStream(Response):
         seconds: for the whole stream.
         failed: the last event of a stream that could not be finished.
         left: called when the client left early.
+        media_type: of the events.
     """
-
-    media_type = "text/event-stream"
 
     def __init__(
         self,
@@ -132,7 +131,9 @@ class EventStream(Response):
         seconds: float,
         failed: Callable[[HTTPError], bytes],
         left: Callable[[], None],
+        media_type: str = "text/event-stream",
     ) -> None:
+        self.media_type = media_type
         self._events, self._seconds, self._failed, self._left = events, seconds, failed, left
         self.status_code, self.background = 200, None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

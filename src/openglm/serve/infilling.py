@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..blanks import BlankedText
 from .errors import HTTPError, bad_request
-from .http import EventStream, sse
+from .http import sse
 from .schemas import ChooseRequest, FillRequest, Json, ScoreRequest
 from .service import Service, updates, usage
 from .worker import Ticket
@@ -27,13 +27,7 @@ async def fill(service: Service, body: FillRequest) -> Response:
     request = await service.worker.prepare(lambda: service.request(text, **options), characters(text))
     ticket = Ticket(request, updates(), streams=body.stream)
     if body.stream:
-        limits = service.settings.limits
-        return EventStream(
-            _events(service, ticket),
-            seconds=limits.seconds,
-            failed=lambda error: sse(error.body(), "error"),
-            left=service.metrics.hung_up.inc,
-        )
+        return service.stream(_events(service, ticket), lambda error: sse(error.body(), "error"))
     await service.whole([ticket])
     return JSONResponse(filled_record(service, ticket))
 

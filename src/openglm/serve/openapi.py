@@ -8,7 +8,19 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .. import __version__
+from .access import is_private
 from .completion_schemas import CompletionRequest, CompletionResponse
+from .editor_schemas import (
+    FimRequest,
+    FimResponse,
+    GenerateRequest,
+    GenerateResponse,
+    InfillRequest,
+    InfillResponse,
+    OllamaError,
+    Tags,
+    Version,
+)
 from .schemas import (
     ChooseRequest,
     ChooseResponse,
@@ -24,9 +36,12 @@ from .schemas import (
 )
 from .settings import Settings
 
-REQUESTS: tuple[type[BaseModel], ...] = (FillRequest, ChooseRequest, ScoreRequest, CompletionRequest)
+REQUESTS: tuple[type[BaseModel], ...] = (
+    FillRequest, ChooseRequest, ScoreRequest, CompletionRequest, FimRequest, InfillRequest, GenerateRequest,
+)  # fmt: skip
 ANSWERS: tuple[type[BaseModel], ...] = (
-    FillResponse, ChooseResponse, ScoreResponse, CompletionResponse, ModelCard, ModelList, Status, ErrorResponse,
+    FillResponse, ChooseResponse, ScoreResponse, CompletionResponse, FimResponse, InfillResponse, GenerateResponse,
+    Tags, Version, ModelCard, ModelList, Status, ErrorResponse, OllamaError,
 )  # fmt: skip
 REFUSALS = {
     400: "The body is not what it should be, or asks for what cannot be done; `param` names the field.",
@@ -51,6 +66,8 @@ EVENT = {
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
     "required": ["data"],
 }
+INFILLED = "Server-sent events: InfillResponse with a piece in `content` each, the last one with `stop` true."
+LINES = "Lines of JSON: GenerateResponse with a piece in `response` each, the last one with `done` true."
 CHUNKS = "Server-sent events: completion chunks, the last one `[DONE]`."
 
 
@@ -80,6 +97,15 @@ def document(settings: Settings) -> Json:
                     "complete", "Complete or insert text, as OpenAI does", CompletionRequest, CompletionResponse, CHUNKS
                 )
             },
+            "/v1/fim/completions": {
+                "post": _posting("fim", "Insert text, as Mistral does", FimRequest, FimResponse, CHUNKS)
+            },
+            "/infill": {
+                "post": _posting("infill", "Insert text, as llama.cpp does", InfillRequest, InfillResponse, INFILLED)
+            },
+            "/api/generate": {"post": _generate()},
+            "/api/tags": {"get": _getting("tags", "What is served, as ollama lists it", Tags, 401, 421)},
+            "/api/version": {"get": _getting("version", "Of this server", Version, 401, 421)},
             "/v1/models": {"get": _getting("models", "What is served, and what it can do", ModelList, 401, 421)},
             "/v1/models/{model}": {"get": _one_model()},
             "/health": {"get": _getting("health", "Whether the server works", Status, 421, unwell=True)},
@@ -91,7 +117,7 @@ def document(settings: Settings) -> Json:
     if settings.key is not None:
         out["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in out["paths"].items():
-            if path.startswith("/v1/") or path == "/metrics":
+            if is_private(path):
                 for operation in methods.values():
                     operation["security"] = [{"key": []}]
     return out
@@ -123,6 +149,17 @@ def _posting(
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body)}}},
         "responses": {"200": done, **{str(status): _refusal(status) for status in REFUSALS}},
     }
+
+
+def _generate() -> Json:
+    out = _posting("generate", "Complete or insert text, as ollama does", GenerateRequest, GenerateResponse)
+    done = out["responses"]["200"]
+    done["description"] = f"Done; unless `stream` is false: {LINES}"
+    done["content"]["application/x-ndjson"] = {"schema": {"type": "string", "description": LINES}}
+    either = {"anyOf": [_ref(OllamaError), _ref(ErrorResponse)]}  # the latter before the request is read
+    for status in REFUSALS:
+        out["responses"][str(status)]["content"]["application/json"]["schema"] = either
+    return out
 
 
 def _getting(name: str, summary: str, answer: type[BaseModel], *refusals: int, unwell: bool = False) -> Json:

@@ -18,7 +18,8 @@ from ..infill.infiller import Infiller
 from ..infill.request import Request
 from .admission import Admission
 from .errors import HTTPError, bad_request, closing
-from .http import HungUp, error_response, or_hung_up, read_body
+from .http import EventStream, HungUp, error_response, or_hung_up, read_body
+from .lenient import HEADER, Lenient
 from .metrics import Metrics
 from .schemas import Blank, Json
 from .settings import Settings
@@ -57,9 +58,16 @@ class Service:
         """Whether requests are taken."""
         return self.worker.alive and not self.admission.draining
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the weights in memory."""
+        model = self.infiller.model
+        return sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
+
     def check_model(self, name: str | None) -> None:
         """Raises HTTPError 404: another model than the one that is served."""
-        if name is not None and name not in (self.settings.name, *self.settings.aliases):
+        names = (self.settings.name, *self.settings.aliases)
+        if name is not None and name.removesuffix(":latest") not in names:  # which ollama's clients add
             raise HTTPError(
                 404,
                 f"no model of that name is served here; this server has {self.settings.name!r} (GET /v1/models)",
@@ -103,6 +111,8 @@ class Service:
         Raises:
             whatever kept one of them from being done.
         """
+        if not tickets:
+            return
         updates, open_ = tickets[0].updates, len(tickets)
         try:
             for ticket in tickets:
@@ -120,6 +130,16 @@ class Service:
             for ticket in tickets:
                 self.worker.cancel(ticket)
                 self.metrics.written_tokens.inc(ticket.written)
+
+    def stream(
+        self,
+        events: AsyncGenerator[bytes, None],
+        failed: Callable[[HTTPError], bytes],
+        media_type: str = "text/event-stream",
+    ) -> EventStream:
+        """An answer that is sent as it is written; `failed` is its last event if it cannot be finished."""
+        seconds, left = self.settings.limits.seconds, self.metrics.hung_up.inc
+        return EventStream(events, seconds=seconds, failed=failed, left=left, media_type=media_type)
 
     async def whole(self, tickets: Sequence[Ticket]) -> None:
         """Wait until all of them are done. Raises as `run`."""
@@ -149,6 +169,7 @@ class Call(Generic[M]):
         kind: of the body.
         answer: makes the response.
         scores: whether it takes a place among those that score.
+        shape: the body of an error, where it is not OpenAI's.
     """
 
     def __init__(
@@ -158,8 +179,9 @@ class Call(Generic[M]):
         answer: Callable[[Service, M], Awaitable[Response]],
         *,
         scores: bool = False,
+        shape: Callable[[HTTPError], Json] = HTTPError.body,
     ) -> None:
-        self._service, self._kind, self._answer = service, kind, answer
+        self._service, self._kind, self._answer, self._shape = service, kind, answer, shape
         self._admissions = [service.admission, *([service.scoring] if scores else [])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,6 +197,8 @@ class Call(Generic[M]):
                 for admission in self._admissions:
                     places.enter_context(admission.place())
                 response = await or_hung_up(self._answer(service, body), receive, limits.seconds)
+                if isinstance(body, Lenient) and body.ignored:
+                    response.headers[HEADER] = body.ignored
                 try:
                     await asyncio.wait_for(response(scope, receive, send), limits.seconds + READING_SECONDS)
                 except asyncio.TimeoutError:
@@ -183,10 +207,10 @@ class Call(Generic[M]):
             service.metrics.hung_up.inc()
         except asyncio.CancelledError:  # the server ends now
             with suppress(Exception):  # an answer that has begun cannot be another one
-                await error_response(closing())(scope, receive, send)
+                await error_response(closing(), self._shape)(scope, receive, send)
             raise
         except Exception as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, self._shape)(scope, receive, send)
 
 
 def _from_parts(parts: list[str | Blank]) -> BlankedText:

@@ -17,17 +17,18 @@ class StopWatch:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops, self._held = stops, ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """Add text; what is certain of it, and whether a stop string was reached."""
+    def push(self, text: str) -> tuple[str, str | None]:
+        """Add text; what is certain of it, and the stop string that was reached, if one was."""
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)], True
+            at, stop = min(found)
+            return text[:at], stop
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         certain = text[: len(text) - keep]
         self._held = text[len(certain) :]
-        return certain, False
+        return certain, None
 
     def finish(self) -> str:
         """What was held back: no stop string follows."""
