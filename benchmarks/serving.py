@@ -33,7 +33,7 @@ TEXTS = [
     "He was born in {year} in [MASK] and became a [MASK].",
     "{year}年，他前往[MASK]，成为一名[MASK]。",
 ]
-OPTIONS = {"max_new_tokens": 16}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 16}
 Answer = tuple[int, Any, float]  # status (0: none came), body, seconds
 
 

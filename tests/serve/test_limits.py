@@ -233,7 +233,7 @@ def test_errors_keep_the_inside_to_themselves(client: TestClient, monkeypatch: p
         raise RuntimeError("/secret/path failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(service.infiller.engine, "_decide", broken)
+        patch.setattr(service.infiller.engine, "_decode", broken)
         for path, body in (("fill", QUICK), ("completions", {"prompt": "a"})):
             answer = client.post(f"/v1/{path}", json=body)
             assert answer.status_code == 500

@@ -94,7 +94,7 @@ def test_choices_nobody_waits_for_are_stopped(endless: tuple[Server, str, thread
 
 def test_short_scorings_do_not_wait_for_long_ones(endless: tuple[Server, str, threading.Thread]) -> None:
     server, url, _ = endless
-    long = {**CHOOSE, "choices": ["word " * 50] * 200}
+    long = {**CHOOSE, "choices": ["old river " * 5] * 200}
 
     def rank() -> None:
         with suppress(httpx.TimeoutException):

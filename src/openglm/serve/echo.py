@@ -41,7 +41,7 @@ def echoed(infiller: Infiller, ids: Sequence[int], kind: BlankKind, top: int) ->
             "context_length_exceeded",
         )
     empty = build_prompt(BlankedText(("", ""), (kind,)), tokenizer, model.config)
-    question = Question(empty.part_a, empty.blank_positions, ((tuple(ids),),), (0,), ("",))
+    question = Question(empty.part_a, ((tuple(ids),),), (0,), ("",))
     device = model.word_embeddings.weight.device
     batch = CandidateBatch.of([question], tokenizer.markers, tokenizer.eos, ends=False).to(device)
     with torch.inference_mode():
