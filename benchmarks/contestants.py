@@ -104,8 +104,8 @@ def build_openglm(settings: Settings, count: int, checkpointing: bool = False) -
     model.transformer.activation_checkpointing = checkpointing
     if settings.compiled:
         compile_layers(list(model.transformer.layers))
-    optimizers = build_optimizers(model, ADAMW)
-    losses = {precision: LossModule(model, precision) for precision in PRECISIONS}
+    optimizers = build_optimizers(model, ADAMW, fused=settings.compiled)
+    losses = {precision: LossModule(model, precision, compile=settings.compiled) for precision in PRECISIONS}
     batches = [to_tensors(batch) for batch in packed_batches(settings, count)]
     if device.type == "cuda":
         batches = [batch.pin_memory() for batch in batches]

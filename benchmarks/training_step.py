@@ -1,6 +1,7 @@
 """Speed and memory of one training step, beside transformers and the machine's product rate.
 
     python benchmarks/training_step.py [--objective mixture] [--json out.json]
+    python benchmarks/training_step.py --size modern --rows 16 --length 256 --dropout 0 --compile
     python benchmarks/training_step.py --device cuda --compile
 
 A step is everything after the data: forward, backward, clipping, AdamW. Batches come from the
@@ -46,6 +47,8 @@ from openglm.training.peak import matrix_rate
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = {
     "smoke": GLMConfig(num_layers=2, hidden_size=64, num_attention_heads=4, vocab_size=16384),
+    "mini": GLMConfig(num_layers=6, hidden_size=256, num_attention_heads=4, vocab_size=16128),
+    "modern": GLMConfig(8, 320, 5, 16128, architecture="modern"),
     "base": GLMConfig(num_layers=12, hidden_size=768, num_attention_heads=12, vocab_size=50048),
     "large": GLMConfig(num_layers=24, hidden_size=1024, num_attention_heads=16, vocab_size=50048),
 }
@@ -54,7 +57,7 @@ Defaults = dict[str, Any]
 CPU: Defaults = {"size": "base", "rows": 4, "length": 512, "dropout": 0.1, "rounds": 5, "precision": ["fp32", "bf16"]}
 GPU: Defaults = {"size": "large", "rows": 32, "length": 512, "dropout": 0.0, "rounds": 20, "precision": ["bf16"]}
 SMOKE: Defaults = {"size": "smoke", "rows": 2, "length": 64, "rounds": 2}
-CEILING_SECONDS = {"smoke": 0.02, "base": 2.0, "large": 2.0}  # of products per round
+CEILING_SECONDS = {"smoke": 0.02, "mini": 1.0, "modern": 1.0, "base": 2.0, "large": 2.0}  # of products per round
 
 
 @dataclass
@@ -227,7 +230,11 @@ def parse_arguments() -> argparse.Namespace:
     """Options, with the defaults of the device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--size", choices=sorted(SHAPES), help="shape of the model (base; on a GPU large)")
+    parser.add_argument(
+        "--size",
+        choices=sorted(SHAPES),
+        help="shape of the model (base; on a GPU large); mini and modern are the embedded models before and after",
+    )
     parser.add_argument("--rows", type=int, help="rows of a batch (4; on a GPU 32)")
     parser.add_argument("--length", type=int, help="length of a row (512)")
     parser.add_argument("--dropout", type=float, help="0.1; on a GPU 0, which FlexAttention needs")
@@ -235,7 +242,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="steps to time of each (5; on a GPU 20)")
     parser.add_argument("--objective", choices=sorted(OBJECTIVES), default="token")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="compile every layer, also the peer's")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile every layer, also the peer's; ours as `run.compile` does"
+    )
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="measure openglm alone")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="measure time alone")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, to see that everything runs")
