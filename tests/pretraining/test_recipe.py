@@ -60,6 +60,9 @@ def test_recipes_of_the_package(path: Path) -> None:
     if path.stem == "mini":
         assert recipe.model.num_parameters == 9_130_496
         assert (recipe.optimizer.muon_learning_rate, recipe.objectives.token_ratio) == (6e-3, 0.3)
+    if path.stem == "modern":
+        assert recipe.model.num_parameters == 14_998_144
+        assert recipe.model.architecture == "modern"
     if path.stem == "large":
         assert recipe.model.num_parameters == 355_659_776, "glm-large-chinese"
 
