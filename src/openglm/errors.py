@@ -67,6 +67,12 @@ class TrainingError(OpenGLMError):
     """A training run cannot go on (non-finite loss, unusable checkpoint, bad recipe)."""
 
 
+def brief(value: object, most: int = 80) -> str:
+    """A value for a message: its `repr`, shortened in the middle to about `most` characters."""
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 500 else "a number of many digits"
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A `did you mean ...?` clause with the nearest known names, or an empty string."""
     candidates = {k.lower(): k for k in known}

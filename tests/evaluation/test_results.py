@@ -8,7 +8,7 @@ import pytest
 
 from openglm.errors import DataError
 from openglm.evaluation.results import Result, ResultFile, combine, read_results
-from openglm.evaluation.tables import markdown, render, value_of
+from openglm.evaluation.tables import render, value_of
 from openglm.tasks.parts import PublishedResult
 
 FIGURE = PublishedResult("Somebody", "few-shot", "accuracy", 73.72, "a paper")
@@ -84,7 +84,3 @@ def test_a_table_shows_ours_beside_what_others_published() -> None:
 
 def test_a_single_run_has_no_deviation() -> None:
     assert value_of(dataclasses.replace(RESULT, deviations={}), "accuracy") == "70.1"
-
-
-def test_markdown_is_aligned() -> None:
-    assert markdown([["a", "b"], ["xx", "1"]], right=(1,)).splitlines() == ["| a  | b |", "|----|--:|", "| xx | 1 |"]

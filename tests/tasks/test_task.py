@@ -276,3 +276,19 @@ def test_reading_examples(tmp_path: Path) -> None:
             read_examples(tmp_path / "y.json")
     with pytest.raises(DataError, match=r"missing.json"):
         read_examples(tmp_path / "missing.json")
+
+
+def test_examples_of_tables(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,label\n"one, two",007\n\n"three\nfour",b\n', encoding="utf-8-sig")
+    (tmp_path / "b.tsv").write_text('text\tlabel\n"one\t1\n', encoding="utf-8")
+    rows = read_examples([tmp_path / "a.csv", tmp_path / "b.tsv"])
+    assert [dict(each.values) for each in rows] == [
+        {"text": "one, two", "label": "007"},
+        {"text": "three\nfour", "label": "b"},
+        {"text": '"one', "label": "1"},
+    ]
+    assert [each.number for each in rows] == [2, 4, 2]
+    for content, words in (("text,label\na\n", "line 2: 1 cells"), ("text,label\n", "is empty"), ("a,a\n", "twice")):
+        (tmp_path / "c.csv").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=words):
+            read_examples(tmp_path / "c.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..reporting.tables import markdown_table
 from ..tasks.parts import PublishedResult
 from .results import Result
 
@@ -29,33 +30,13 @@ def own_table(results: Sequence[Result]) -> str:
             about = [each.task, each.method, count] if not number else ["", "", ""]
             guesses = [_number(each.chance.get(name)), _number(each.majority.get(name))]
             rows.append([*about, name, value_of(each, name), *guesses])
-    return markdown(rows, right=(2, 4, 5, 6))
+    return markdown_table(rows, aligned=True, right=(2, 4, 5, 6))
 
 
 def value_of(result: Result, name: str) -> str:
     """A metric, with its deviation over the seeds where there are several."""
     value = _number(result.metrics[name])
     return f"{value} ± {_number(result.deviations[name])}" if name in result.deviations else value
-
-
-def markdown(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A Markdown table; the first row is its head.
-
-    Args:
-        right: columns that are aligned to the right.
-    """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in rows
-    ]
-    rule = "|".join("-" * (width + 1) + ":" if i in right else "-" * (width + 2) for i, width in enumerate(widths))
-    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
 def _by_category(group: Sequence[Result]) -> str:
@@ -72,7 +53,8 @@ def _by_category(group: Sequence[Result]) -> str:
     for name in names:
         values = [_number(each.categories.get(name, {}).get(metric)) for each in ours]
         rows.append([name, *values, *(_number(values_of.get(name)) for values_of in theirs.values())])
-    return f"### {first.title or first.task}, by category\n\n" + markdown(rows, right=range(1, len(rows[0])))
+    table = markdown_table(rows, aligned=True, right=range(1, len(rows[0])))
+    return f"### {first.title or first.task}, by category\n\n{table}"
 
 
 def _beside(group: Sequence[Result]) -> str:
@@ -96,7 +78,7 @@ def _beside(group: Sequence[Result]) -> str:
         found = {each.metric: each.value for each in published if (each.system, each.setting) == (system, setting)}
         rows.append([system, setting, *(f"{found[name]:g}" if name in found else "" for name in shown)])
     title = f"### {first.title or first.task}"
-    return title + "\n\n" + markdown(rows, right=range(2, 2 + len(shown)))
+    return title + "\n\n" + markdown_table(rows, aligned=True, right=range(2, 2 + len(shown)))
 
 
 def _by_task(results: Sequence[Result]) -> list[list[Result]]:

@@ -44,7 +44,7 @@ def read_texts(path: Path, *, lines: bool, limit: int | None = None) -> list[str
         DataError: not readable, not UTF-8, no text in it, or a record without `text`.
     """
     if ".json" in "".join(path.suffixes[-2:]):
-        texts = [_text(example, "text") for example in read_examples(path)[:limit]]
+        texts = [example.text("text") for example in read_examples(path)[:limit]]
     else:
         try:
             content = path.read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ def read_requests(path: Path, row: Entry, infiller: Infiller, limit: int | None 
 
 
 def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller) -> GenerationExample:
-    values = {name: _text(example, name) for name in pattern.fields}
+    values = {name: example.text(name) for name in pattern.fields}
     room, tokenizer = infiller.model.max_part_a, infiller.tokenizer
     wanted = example.get(target)
     references = wanted if isinstance(wanted, list) else [wanted]
@@ -103,13 +103,6 @@ def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller
 def _blank(infiller: Infiller) -> BlankKind:
     known = infiller.model.config.blanks
     return next(kind for kind in _PREFERRED if kind.value in known)
-
-
-def _text(example: Example, name: str) -> str:
-    value = example.get(name)
-    if not isinstance(value, str):
-        raise DataError(f"{example.where}: the field {name!r} must be text, not {value!r:.60}")
-    return value
 
 
 def references_of(requests: Sequence[GenerationExample], most: int) -> list[list[str]]:

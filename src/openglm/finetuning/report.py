@@ -16,6 +16,7 @@ from ..errors import DataError, MissingLibraryError, TrainingError
 from ..files import replacing, write_atomically
 from ..reporting.curves import draw_curves
 from ..reporting.report import LOG_FILE
+from ..reporting.tables import markdown_table
 from .pictures import WITH_COUNTS, draw_confusion
 from .recipe import FinetuneRecipe
 from .results import FinetuneResult, RunResult, Summary
@@ -91,7 +92,7 @@ def markdown(result: FinetuneResult, recipe: FinetuneRecipe, title: str, environ
     if result.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in result.notes))
     parts.append("## Runs\n\n" + _runs_table(result.runs))
-    parts.append("## Made with\n\n" + table(["", ""], [[key, value] for key, value in environment.items()]))
+    parts.append("## Made with\n\n" + markdown_table([["", ""], *map(list, environment.items())]))
     settings = yaml.safe_dump(json.loads(json.dumps(recipe.to_dict())), sort_keys=False, allow_unicode=True, width=100)
     parts.append(f"## Recipe\n\n```yaml\n{settings.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -115,7 +116,7 @@ def results_sections(result: FinetuneResult) -> list[str]:
             row += ["  ".join(f"{value:.2f}" for value in summary.values)] if several else []
             row += [f"{untuned[name]:.2f}" if name in untuned else ""] if untuned else []
             rows.append(row)
-        out.append(f"## On the {split} file\n\n{table(heading, rows)}\n\nMetrics in percent, loss in nats.")
+        out.append(f"## On the {split} file\n\n{markdown_table([heading, *rows])}\n\nMetrics in percent, loss in nats.")
     return out
 
 
@@ -130,7 +131,8 @@ def confusion_section(run: RunResult, split: str, labels: Sequence[str]) -> str:
     head = f"## Confusions on the {split} file\n\nRows are what was right, columns what was said."
     if len(labels) <= WITH_COUNTS:
         names = [f"{number} {label}" for number, label in enumerate(labels, 1)]
-        body = table(["", *names], [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)])
+        lines = [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)]
+        body = markdown_table([["", *names], *lines])
         return f"{head}\n\n{body}\n\n![Confusion matrix]({CONFUSION})"
     pairs = sorted(
         ((counts[i][j], i, j) for i in range(len(labels)) for j in range(len(labels)) if i != j and counts[i][j]),
@@ -138,9 +140,8 @@ def confusion_section(run: RunResult, split: str, labels: Sequence[str]) -> str:
     )
     rows = [[labels[i], labels[j], str(count)] for count, i, j in pairs[:20]]
     numbers = ", ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
-    return (
-        f"{head}\n\n{table(['right', 'said', 'times'], rows)}\n\n![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
-    )
+    body = markdown_table([["right", "said", "times"], *rows])
+    return f"{head}\n\n{body}\n\n![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
 
 
 def _runs_table(runs: Sequence[RunResult]) -> str:
@@ -150,11 +151,4 @@ def _runs_table(runs: Sequence[RunResult]) -> str:
         for run in runs
     ]
     names = [f"{split} {name}" for split in runs[0].metrics for name in runs[0].metrics[split]]
-    return table(["seed", "best after", "updates", "tokens", "time", *names], rows)
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+    return markdown_table([["seed", "best after", "updates", "tokens", "time", *names], *rows])

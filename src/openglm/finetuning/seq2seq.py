@@ -113,8 +113,8 @@ class Seq2SeqPlan(Plan):
 
     def _pair(self, example: Example) -> Pair:
         tokenizer, longest = self.tokenizer, self.config.max_sequence_length - 1
-        values = {name: text_of(example, name) for name in self.pattern.fields}
-        target = text_of(example, self.recipe.data.target)
+        values = {name: example.text(name) for name in self.pattern.fields}
+        target = example.text(self.recipe.data.target)
         try:
             filled = self.pattern.fill(values, tokenizer, self.room)
         except (DataError, ContextLengthError) as error:
@@ -146,18 +146,6 @@ class Seq2SeqPlan(Plan):
     def job(self, model: GLMModel, seed: int, precision: str) -> Job:
         """The pairs with a network."""
         return Seq2SeqJob(self, model, seed, precision)
-
-
-def text_of(example: Example, name: str) -> str:
-    """A field that must be text.
-
-    Raises:
-        DataError: missing, or something else; names file and line.
-    """
-    value = example.get(name)
-    if not isinstance(value, str):
-        raise DataError(f"{example.where}: the field {name!r} must be text, not {value!r}")
-    return value
 
 
 class Seq2SeqJob(Job):

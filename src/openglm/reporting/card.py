@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..files import replacing, write_atomically
 from ..network.config import BLANK_KINDS
+from .tables import markdown_table
 
 if TYPE_CHECKING:
     import torch
@@ -142,14 +143,14 @@ def _data_table(data: Sequence[Mapping[str, Any]]) -> str:
         return ""
     columns = [(key, heading) for key, heading in DATA_COLUMNS if any(corpus.get(key) is not None for corpus in data)]
     rows = [[_cell(corpus.get(key)) for key, _ in columns] for corpus in data]
-    return "## Data\n\n" + _table([heading for _, heading in columns], rows)
+    return "## Data\n\n" + markdown_table([[heading for _, heading in columns], *rows])
 
 
 def _loss_table(validation: Mapping[str, float | None], steps: int) -> str:
     if not validation:
         return ""
     rows = [[_cell(name), *_loss_cells(value)] for name, value in validation.items()]
-    table = _table(["held out", "loss, nats per token", "perplexity"], rows)
+    table = markdown_table([["held out", "loss, nats per token", "perplexity"], *rows])
     return f"## Validation\n\nOn held-out documents, after update {steps:,}:\n\n{table}"
 
 
@@ -172,12 +173,8 @@ def _picture(folder: Path, curves: Path | None) -> str:
 def _environment_table(environment: Mapping[str, str]) -> str:
     if not environment:
         return ""
-    return "## Trained with\n\n" + _table(["", ""], [[_cell(key), _cell(value)] for key, value in environment.items()])
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [[_cell(key), _cell(value)] for key, value in environment.items()]
+    return "## Trained with\n\n" + markdown_table([["", ""], *rows])
 
 
 def _cell(value: Any) -> str:
@@ -185,7 +182,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _line(str(value)).replace("|", "\\|")
+        return _line(str(value))
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 

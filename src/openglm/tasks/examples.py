@@ -1,4 +1,4 @@
-"""Labelled examples out of files: JSON Lines, or one JSON document, plain or compressed.
+"""Labelled examples out of files: JSON Lines, one JSON document, CSV or TSV, plain or compressed.
 
 A document is a list of objects, or an object with such a list under `data`. A bad line is an
 error that names the file and the line. Knows nothing about tasks, tokens or models.
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.corpus import numbered_lines, open_plain
-from ..errors import DataError, suggest
+from ..data.records import TABLES, RecordReader, form_of
+from ..errors import DataError, InputError, brief, suggest
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class Example:
             value = value[part]
         return value
 
+    def text(self, name: str) -> str:
+        """The field `name`, which must be text.
+
+        Raises:
+            DataError: there is no such field, or it is something else.
+        """
+        value = self.get(name)
+        if not isinstance(value, str):
+            raise DataError(f"{self.where}: the field {name!r} must be text, not {brief(value)}")
+        return value
+
     def has(self, name: str) -> bool:
         """Whether `get` finds the field."""
         try:
@@ -79,6 +91,8 @@ def read_examples(paths: str | Path | Iterable[str | Path]) -> list[Example]:
 
 
 def _read(path: str | Path) -> list[Example]:
+    if form_of(path) in TABLES:
+        return _from_table(path)
     try:
         with open_plain(path) as file:
             lines = list(numbered_lines(path, file))
@@ -92,6 +106,23 @@ def _read(path: str | Path) -> list[Example]:
     if _is_document(filled):
         return _from_document(path, "".join(line for _, line in lines))
     return [Example(_object(line, f"{path}, line {number}"), str(path), number) for number, line in filled]
+
+
+def _from_table(path: str | Path) -> list[Example]:
+    """The rows of a CSV or TSV file, their cells text."""
+    out = []
+    try:
+        with RecordReader(str(path), field=()) as reader:
+            for record in reader:
+                if record.error is not None:
+                    raise DataError(f"{path}, line {record.number}: {record.error}")
+                if not record.empty:
+                    out.append(Example(record.values, str(path), record.number))
+    except InputError as error:
+        raise DataError(str(error)) from error
+    if not out:
+        raise DataError(f"{path} is empty: there are no examples in it")
+    return out
 
 
 def _is_document(lines: list[tuple[int, str]]) -> bool:

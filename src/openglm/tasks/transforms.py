@@ -29,10 +29,10 @@ def ascii_punctuation(example: Example) -> list[Example]:
 
 def mark_characters(example: Example) -> list[Example]:
     """CLUEWSC: `marked` (the text, `#noun#` and `*pronoun*` marked by character), `noun`, `pronoun`."""
-    text = _text(example, "text")
+    text = example.text("text")
     spans = []
     for sign, which in (("#", "span1"), ("*", "span2")):
-        word, start = _text(example, f"target.{which}_text"), example.get(f"target.{which}_index")
+        word, start = example.text(f"target.{which}_text"), example.get(f"target.{which}_index")
         start = _found(text, word, start, example)
         spans.append((start, start + len(word), sign))
     marked = text
@@ -43,8 +43,8 @@ def mark_characters(example: Example) -> list[Example]:
 
 def mark_words(example: Example) -> list[Example]:
     """WSC: `marked` (the text, its pronoun as `*he*`, marked by word), `noun`, `pronoun`."""
-    words = _text(example, "text").split()
-    start, count = example.get("target.span2_index"), len(_text(example, "target.span2_text").split())
+    words = example.text("text").split()
+    start, count = example.get("target.span2_index"), len(example.text("target.span2_text").split())
     if not isinstance(start, int) or not 0 <= start <= len(words) - count:
         raise DataError(f"{example.where}: target.span2_index {start!r} is no word of the text")
     words[start : start + count] = [f"*{' '.join(words[start : start + count])}*"]
@@ -53,7 +53,7 @@ def mark_words(example: Example) -> list[Example]:
 
 def split_at_idiom(example: Example) -> list[Example]:
     """CHID: `before` and `after` the first `#idiom#` of `content`."""
-    before, found, after = _text(example, "content").partition(_IDIOM)
+    before, found, after = example.text("content").partition(_IDIOM)
     if not found:
         raise DataError(f'{example.where}: no {_IDIOM} in the field "content"')
     return [example.replaced(before=before, after=after.replace(_IDIOM, _OTHER_BLANK))]
@@ -61,7 +61,7 @@ def split_at_idiom(example: Example) -> list[Example]:
 
 def cmrc2019(example: Example) -> list[Example]:
     """CMRC2019 sentence cloze: one example per blank, with `before`, `after`, `label` and `group`."""
-    passage, name = _text(example, "context"), str(example.get("context_id"))
+    passage, name = example.text("context"), str(example.get("context_id"))
     answers = example.get("answers") if example.has("answers") else None
     out = []
     for number, found in enumerate(_BLANK.finditer(passage)):
@@ -83,7 +83,7 @@ def cmrc2019(example: Example) -> list[Example]:
 
 def multirc(example: Example) -> list[Example]:
     """MultiRC: one example per answer, with `text`, `question`, `answer`, `label` and `group` (the question)."""
-    text = _text(example, "passage.text")
+    text = example.text("passage.text")
     out: list[Example] = []
     for question in example.get("passage.questions"):
         group = f"{example.source}:{example.number}:{question.get('idx', len(out))}"
@@ -97,7 +97,7 @@ def multirc(example: Example) -> list[Example]:
 
 def record(example: Example) -> list[Example]:
     """ReCoRD: one example per query: `text`, `before`, `after`, `entities` (each once), `label` (all right ones)."""
-    passage = _text(example, "passage.text")
+    passage = example.text("passage.text")
     entities = list(dict.fromkeys(passage[e["start"] : e["end"] + 1] for e in example.get("passage.entities")))
     text, out = passage.replace("@highlight\n", "- "), []
     for query in example.get("qas"):
@@ -151,13 +151,6 @@ def _applied(function: Transform, example: Example) -> list[Example]:
         ) from error
 
 
-def _text(example: Example, name: str) -> str:
-    value = example.get(name)
-    if not isinstance(value, str):
-        raise DataError(f'{example.where}: the field "{name}" is no text but {value!r:.60}')
-    return value
-
-
 def _found(text: str, word: str, start: Any, example: Example) -> int:
     """Where `word` stands: at `start`, else (indices of some files are off) at the nearest place."""
     places = [m.start() for m in re.finditer(re.escape(word), text)]
@@ -167,7 +160,7 @@ def _found(text: str, word: str, start: Any, example: Example) -> int:
 
 
 def _wsc_words(example: Example) -> dict[str, str]:
-    return {"noun": _text(example, "target.span1_text"), "pronoun": _text(example, "target.span2_text")}
+    return {"noun": example.text("target.span1_text"), "pronoun": example.text("target.span2_text")}
 
 
 def _translated(value: Any) -> Any:
