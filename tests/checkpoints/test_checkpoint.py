@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from openglm.checkpoints.checksums import CHECKSUMS_FILE
 from openglm.checkpoints.native import CONFIG_FILE, WEIGHTS_FILE, is_native, load_model, read_config, save_model
 from openglm.errors import CheckpointError, ConfigError
 from openglm.files import replacing, write_atomically
@@ -43,7 +44,7 @@ def test_round_trip(folder: Path, tiny_model: GLMModel, tokenizer: BilingualToke
     assert torch.equal(model(ids), tiny_model(ids))
     assert load_tokenizer(folder).identity == tokenizer.identity
     assert is_native(folder)
-    assert {path.name for path in folder.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, *tokenizer.files()}
+    assert {path.name for path in folder.iterdir()} == {CHECKSUMS_FILE, CONFIG_FILE, WEIGHTS_FILE, *tokenizer.files()}
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
@@ -153,6 +154,7 @@ def test_weights_that_are_not_numbers(folder: Path, value: float) -> None:
     name = "transformer.layers.1.mlp.dense_h_to_4h.weight"
     weights[name][3, 4] = value
     save_file(weights, folder / WEIGHTS_FILE)
+    (folder / CHECKSUMS_FILE).unlink()
     with pytest.raises(CheckpointError, match=name):
         load_model(folder)
 

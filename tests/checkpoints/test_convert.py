@@ -204,7 +204,7 @@ def test_a_wrong_result_is_not_kept(native: Path, tmp_path: Path, monkeypatch: p
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         (folder / "config.json").write_text(json.dumps({**values, "num_attention_heads": 2}), encoding="utf-8")
 
-    for wrong, words in ((flipped, "came out changed"), (fewer_heads, "logits before and after differ")):
+    for wrong, words in ((flipped, "not what was written"), (fewer_heads, "logits before and after differ")):
         monkeypatch.setitem(WRITE, OPENGLM, wrong)
         with pytest.raises(CheckpointError, match=words):
             convert(native, tmp_path / "new", to=OPENGLM)
@@ -239,7 +239,7 @@ def test_a_vocabulary_from_elsewhere(flagai: Path, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"--tokenizer.*--without-tokenizer"):
         convert(flagai, tmp_path / "new", to=OPENGLM)
     done = convert(flagai, tmp_path / "bare", to=OPENGLM, without_tokenizer=True)
-    assert set(done.files) == {"config.json", "model.safetensors"}
+    assert set(done.files) == {"checksums.json", "config.json", "model.safetensors"}
     assert "without a vocabulary" in done.notes
     done = convert(flagai, tmp_path / "new", to=OPENGLM, tokenizer=tmp_path / "vocabulary")
     assert isinstance(openglm.load(done.folder).tokenizer, ChineseTokenizer)

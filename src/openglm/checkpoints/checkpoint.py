@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from . import beside
+from .checksums import check_files
 from .safetensors_files import SHARD_BYTES
 from .vocabulary import Vocabulary, open_tokenizer
 from .weights import StreamingReader, TensorInfo, Weights, check_tensors, is_finite
+
+MISSING_AT_MOST = 10**7  # parameters
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Checkpoint:
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer. Raises TokenizerError."""
-        return open_tokenizer(self.folder, self.vocabulary)
+        tokenizer = open_tokenizer(self.folder, self.vocabulary)
+        check_files(self.folder)
+        return tokenizer
 
     def network(
         self,
@@ -105,6 +111,12 @@ def check_weights(config: GLMConfig, weights: Weights, *, against: str = "config
             floating point numbers.
     """
     found = {name: info.shape for name, info in weights.infos.items()}
+    stored = sum(prod(shape) for shape in found.values())
+    if config.num_parameters > 2 * stored + MISSING_AT_MOST:  # not even worth describing tensor by tensor
+        raise CheckpointError(
+            f"{weights.path}: holds {stored:,} parameters, {against} asks for {config.num_parameters:,} "
+            f"({config.num_layers:,} layers of width {config.hidden_size:,}, {config.vocab_size:,} rows)"
+        )
     check_tensors(expected_tensors(config), found, weights.path, against=against)
     for name, info in weights.infos.items():
         if not info.dtype.is_floating_point:
@@ -134,8 +146,10 @@ def build(
     read = weights.read if kept and quantize is None else StreamingReader(weights)
 
     def sound(name: str) -> Tensor:
-        tensor = read(name).to(device, dtype)
-        if not is_finite(tensor):
+        stored = read(name)
+        tensor = stored.to(device, dtype)
+        known = name in weights.finite and not (dtype == torch.float16 != stored.dtype)  # which has little range
+        if not known and not is_finite(tensor):
             raise CheckpointError(
                 f"{weights.path}: {name} holds values that are not finite numbers; fetch or copy it again"
             )

@@ -90,9 +90,7 @@ def convert(
     checkpoint = open_checkpoint(source)
     if to != OPENGLM:
         beside.check_parts(checkpoint.folder, (), f"the format {to}")
-    vocabulary = None
-    if not without_tokenizer:
-        vocabulary = _tokenizer_of(checkpoint, tokenizer)
+    vocabulary = None if without_tokenizer else _tokenizer_of(checkpoint, tokenizer)
     weights, vocabulary, notes = _for_format(checkpoint, vocabulary, to)
     if dtype is not None:
         weights = CastWeights(weights, dtype)

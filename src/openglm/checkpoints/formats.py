@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CONFIG_FILE = "config.json"
 OPENGLM, FLAGAI, HUGGINGFACE, THUDM = "openglm", "flagai", "huggingface", "thudm"
 FORMATS = (OPENGLM, FLAGAI, HUGGINGFACE, THUDM)
 
+SHOWN = 8  # names in a message
 TRACKER_FILES = ("latest_checkpointed_iteration.txt", "latest")
 RANK_FILE = "mp_rank_{:02d}_model_states.pt"
 FLAGAI_RANK_FILE = "pytorch_model_{:02d}.bin"
@@ -113,9 +115,11 @@ def weight_files(folder: Path) -> WeightFiles | None:
         index = folder / f"{single}.index.json"
         if index.is_file():
             names = _indexed(index)
-            missing = [name for name in names if not (folder / name).is_file()]
+            # Not Path.is_file, which fails for names that are too long for a file.
+            missing = [name for name in names if not os.path.isfile(folder / name)]
             if missing and not (folder / single).is_file():
-                raise CheckpointError(f"{index}: names files that are not there: {', '.join(missing)}; fetch them too")
+                shown = [name if len(name) <= 80 else f"{name[:80]}..." for name in missing]
+                raise CheckpointError(f"{index}: names files that are not there: {_some(shown)}; fetch them too")
             if not missing:
                 return WeightFiles(tuple(folder / name for name in names))
         if (folder / single).is_file():
@@ -123,9 +127,9 @@ def weight_files(folder: Path) -> WeightFiles | None:
         numbered = _numbered(folder, shard)
         if numbered:
             total = max(int(match.group(2) or 0) for match in numbered.values())
-            missing = [str(number) for number in range(1, total + 1) if number not in numbered]
-            if missing:
-                listed = ", ".join(missing)
+            absent = _absent(range(1, total + 1), numbered)
+            if absent:
+                listed = _some([str(number) for number in absent])
                 raise CheckpointError(
                     f"{folder}: of the weights files 1 to {total} these are missing: {listed}; fetch them too"
                 )
@@ -136,10 +140,10 @@ def weight_files(folder: Path) -> WeightFiles | None:
 
 def _indexed(index: Path) -> list[str]:
     table = read_json(index).get("weight_map")
-    names = sorted({*table.values()} if isinstance(table, dict) else ())
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    values = list(table.values()) if isinstance(table, dict) else []
+    if not values or not all(isinstance(name, str) and Path(name).name == name for name in values):
         raise CheckpointError(f"{index}: no index of weights files (`weight_map`: tensor -> file); fetch it again")
-    return names
+    return sorted({*values})
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[int, re.Match[str]]:
@@ -148,10 +152,19 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[int, re.Match[str]
     return {int(match.group(1)): match for match in matches if match is not None}
 
 
+def _absent(numbers: range, found: Container[int]) -> list[int]:
+    """The first of the numbers that were not found: of a name that is a mistake there may be no end of them."""
+    return list(islice((number for number in numbers if number not in found), SHOWN + 1))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
 def _all_ranks(folder: Path, found: dict[int, re.Match[str]], name: str) -> tuple[Path, ...]:
-    missing = [name.format(rank) for rank in range(max(found)) if rank not in found]
+    missing = [name.format(rank) for rank in _absent(range(max(found)), found)]
     if missing:
-        raise CheckpointError(f"{folder}: pieces are missing among the model-parallel ranks: {', '.join(missing)}")
+        raise CheckpointError(f"{folder}: pieces are missing among the model-parallel ranks: {_some(missing)}")
     return tuple(folder / found[rank].group() for rank in sorted(found))
 
 

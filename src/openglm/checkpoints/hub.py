@@ -25,6 +25,7 @@ _DESCRIPTIONS = (
     "added_tokens.json",
     "special_tokens_map.json",
     "generation_config.json",
+    "checksums.json",
 )
 _VOCABULARIES = ("tokenizer.model", "cog-pretrain.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
 # In this order: a repository with weights in several forms is downloaded in the first of them.

@@ -17,6 +17,7 @@ from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .checkpoint import Checkpoint, ExportSpec, check_weights
+from .checksums import SummingReader, checked, write_checksums
 from .formats import CONFIG_FILE, OPENGLM, read_json, weight_files
 from .safetensors_files import SHARD_BYTES, SINGLE_FILE, read_files, write_files
 from .vocabulary import Vocabulary
@@ -33,7 +34,7 @@ def save_model(
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a model folder, each file complete or not at all; the configuration comes last.
+    """Write a model folder, each file complete or not at all; the checksums come last.
 
     Args:
         dtype: what to store the weights in (default: as they are).
@@ -42,10 +43,12 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     infos = {name: TensorInfo(tuple(tensor.shape), dtype or tensor.dtype) for name, tensor in state.items()}
-    write_files(folder, infos, state.__getitem__, shard_bytes=shard_bytes)
+    read = SummingReader(state.__getitem__, infos)
+    write_files(folder, infos, read, shard_bytes=shard_bytes)
     for name, content in tokenizer.files().items():
         write_atomically(folder / name, content)
     write_config(folder, model.config)
+    write_checksums(folder, read.sums, tokenizer.files())
 
 
 def write_config(folder: Path, config: GLMConfig) -> None:
@@ -62,9 +65,11 @@ def write_native(folder: Path, model: ExportSpec) -> None:
     """
     if model.ranks != 1:
         raise OptionError("--model-parallel: openglm's own format has no model-parallel pieces; leave it at 1")
-    write_files(folder, model.infos, StreamingReader(model.weights), shard_bytes=model.shard_bytes)
+    read = SummingReader(StreamingReader(model.weights), model.infos)
+    write_files(folder, model.infos, read, shard_bytes=model.shard_bytes)
     model.weights.release()
     write_config(folder, model.config)
+    write_checksums(folder, read.sums)
 
 
 def is_native(folder: Path) -> bool:
@@ -105,7 +110,7 @@ def open_native(folder: Path) -> Checkpoint:
         CheckpointError: files that are missing, truncated or corrupted, or tensors that do not fit.
         ConfigError: as `read_config`.
     """
-    config, weights = read_config(folder), _weights(folder)
+    config, weights = read_config(folder), checked(folder, _weights(folder))
     check_weights(config, weights)
     return Checkpoint(OPENGLM, folder, config, weights, Vocabulary(config.vocab_size))
 

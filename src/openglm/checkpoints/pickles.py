@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -189,12 +190,17 @@ class PickleWriter:
     ) -> None:
         self._waiting = list(infos.items())[::-1]
         self._number = 0
-        self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        self._file = path.open("wb")
+        self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
         table = {name: _Slot(_Storage(str(i), info)) for i, (name, info) in enumerate(infos.items())}
-        with self._entry("data.pkl", 0) as file:
-            _Pickler(file, protocol=2).dump(wrap(table) if wrap else table)
-        with self._entry("byteorder", 6) as file:
-            file.write(b"little")
+        try:
+            with self._entry("data.pkl", 0) as file:
+                _Pickler(file, protocol=2).dump(wrap(table) if wrap else table)
+            with self._entry("byteorder", 6) as file:
+                file.write(b"little")
+        except BaseException:
+            self._abandon()
+            raise
 
     def _entry(self, name: str, size: int) -> IO[bytes]:
         entry = zipfile.ZipInfo(f"archive/{name}")
@@ -224,9 +230,18 @@ class PickleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            if self._waiting:
-                raise ValueError(f"{self._waiting[-1][0]} was announced but not written")
+        if kind is not None:
+            self._abandon()
+            return
+        if self._waiting:
+            raise ValueError(f"{self._waiting[-1][0]} was announced but not written")
+        with self._file:
             with self._entry("version", 2) as file:
                 file.write(b"3\n")
-        self._archive.close()
+            self._archive.close()
+
+    def _abandon(self) -> None:
+        """After an error: nothing more is written, not even the end of the archive, which may fail again."""
+        self._archive.fp = None
+        with suppress(OSError):
+            self._file.close()

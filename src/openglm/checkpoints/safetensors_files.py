@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import replacing
+from .checksums import remove_checksums
 from .weights import FilesTogether, TensorInfo, Weights, damaged, plain_names, write_bytes
 
 SINGLE_FILE = "model.safetensors"
@@ -154,6 +155,7 @@ def write_files(
             save_file(infos, path, read=read, names=tensors)
         if index is not None:
             _write_index(index, infos, names, shards)
+        remove_checksums(folder)  # of the old files, which go from here on
     written = {*names} if single else {*names, INDEX_FILE}
     for old in folder.iterdir():
         if _OURS.fullmatch(old.name) and old.name not in written:

@@ -24,6 +24,7 @@ from ..tokenizer import (
     Tokenizer,
     load_tokenizer,
 )
+from .checksums import write_checksums
 from .formats import FLAGAI, HUGGINGFACE, OPENGLM, existing, read_json
 from .published import PublishedModel
 
@@ -89,6 +90,7 @@ def carry_tokenizer(source: Path, tokenizer: Tokenizer, folder: Path, *, to: str
     """
     if to == OPENGLM:
         _write(folder, tokenizer.files())
+        write_checksums(folder, files=tokenizer.files())
         return
     if to == HUGGINGFACE and not is_described(source) and existing(source, HUB_FILES):
         files = existing(source, (*HUB_FILES, *VOCABULARY_FILES))

@@ -54,12 +54,14 @@ class Weights(ABC):
         infos: plain name (`word_embeddings.weight`) -> shape and dtype.
         left_out: names found beside the network's, which nobody reads.
         windows: whether tensors are windows onto mapped files rather than copies.
+        finite: names of tensors known to hold finite numbers once they have been read.
     """
 
     path: Path
     infos: Mapping[str, TensorInfo]
     left_out: tuple[str, ...] = ()
     windows: bool = True
+    finite: frozenset[str] = frozenset()
 
     @abstractmethod
     def read(self, name: str) -> Tensor:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from .options import add_model_options, load_model
+from ..errors import OptionError
+from .options import add_model_options, load_model, set_threads
+
+MOST = 2**16  # of any number here
 
 
 def _numbers(text: str) -> list[int]:
@@ -34,16 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..errors import OptionError
-
-    if args.tokens < 1 or (args.threads is not None and args.threads < 1):
-        raise OptionError("--tokens and --threads must be at least 1")
+    if not 1 <= args.tokens <= MOST or max(*args.context, *args.batch) > MOST:
+        raise OptionError(f"--tokens, --context and --batch must be from 1 to {MOST:,}")
+    set_threads(args.threads)
     import torch
 
     from ..evaluation.speed import measure, weight_sizes
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     infiller = load_model(args)
     model, tokenizer = infiller.model, infiller.tokenizer
     kind = model.quantized or str(model.word_embeddings.weight.dtype).removeprefix("torch.")

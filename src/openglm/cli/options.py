@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError, brief
 
 if TYPE_CHECKING:
     from ..infill.infiller import Infiller
@@ -41,6 +44,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments for `load`, beside the name."""
     return {"device": args.device, "dtype": args.dtype, "quantize": args.quantize, "compile": args.compile}
+
+
+def set_threads(count: int | None) -> None:
+    """Compute with so many threads, if a number is given. Raises OptionError."""
+    if count is None:
+        return
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if not 1 <= count <= most:
+        raise OptionError(f"--threads must be from 1 to {most}, not {brief(count)}")
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def load_model(args: argparse.Namespace) -> Infiller:

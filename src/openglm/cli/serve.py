@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OpenGLMError, OptionError
-from .options import add_model_options, load_model
+from .options import add_model_options, load_model, set_threads
 
 if TYPE_CHECKING:
     from ..serve.settings import Limits
@@ -99,8 +99,7 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
     folder = Path(args.model)
     name = args.name or (folder.resolve() if folder.exists() else folder).name  # not where it lies
-    if args.threads is not None and args.threads < 1:
-        raise OptionError("--threads must be at least 1")
+    set_threads(args.threads)
     from ..serve import server
 
     with server.bind(args.host, args.port) as listening:
@@ -121,13 +120,10 @@ def _serve(args: argparse.Namespace, listening: socket.socket, name: str, limits
     )
     if settings.key is None and not local:
         print(f"openglm: note: anyone who reaches {args.host} may use this server; set a key", file=sys.stderr)
-    import torch
 
     from ..serve import server
     from ..serve.app import build_app
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     app = build_app(load_model(args), settings)
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"openglm: {name} at http://{host}:{listening.getsockname()[1]} (API at /docs)", file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ from ..errors import OptionError, suggest
 
 # A fill ends by itself; these only bound one that would not.
 DEFAULT_MAX_NEW_TOKENS = {BlankKind.MASK: 32, BlankKind.SMASK: 128, BlankKind.GMASK: 256}
+MOST_ANSWERS = 1024  # of one text, or beams: the memory of all of them is taken at once
 TRUNCATE = ("start", "end", "around")
 
 Lengths = int | Sequence[int]
@@ -87,8 +88,8 @@ class FillOptions:
         check_number("top_p", self.top_p, above=0, most=1)
         check_number("repetition_penalty", self.repetition_penalty, above=0)
         check_number("length_penalty", self.length_penalty)
-        check_number("num_beams", self.num_beams, least=1, whole=True)
-        check_number("num_return_sequences", self.num_return_sequences, least=1, whole=True)
+        check_number("num_beams", self.num_beams, least=1, most=MOST_ANSWERS, whole=True)
+        check_number("num_return_sequences", self.num_return_sequences, least=1, most=MOST_ANSWERS, whole=True)
         if self.seed is not None:
             check_number("seed", self.seed, least=0, whole=True)
         if self.truncate is not None:

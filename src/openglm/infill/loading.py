@@ -8,7 +8,7 @@ import torch
 
 from ..checkpoints.resolve import open_model
 from ..checks import check_one_of, named_options
-from ..errors import OptionError
+from ..errors import OptionError, brief
 from ..network.quantization import check as check_quantize
 from .infiller import Infiller
 from .origin import Origin
@@ -51,14 +51,8 @@ def load(
     True
     """
     origin = Origin.of(name_or_path, device=device, dtype=dtype, quantize=quantize, compile=compile)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise OptionError(f"device {device!r} is not one torch knows; use auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device 'cuda' was asked for, but torch finds no CUDA device; use cpu or auto")
+    device = usable_device(device)
+    kind = torch.device(device).type
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     types["auto"] = torch.float32 if kind == "cpu" else torch.bfloat16
     check_one_of("dtype", dtype, types)
@@ -66,7 +60,30 @@ def load(
         quantize = "int8"
     if quantize is not None:
         check_quantize(quantize, kind)
+        if kind == "cpu" and types[dtype] != torch.float32:
+            raise OptionError(f"dtype {dtype} and quantize {quantize} exclude each other on a CPU; leave dtype out")
     model, tokenizer = open_model(str(name_or_path), device=device, dtype=types[dtype], quantize=quantize)
     infiller = Infiller(model, tokenizer, compile=compile)
     infiller.origin = origin.marked(infiller.model)
     return infiller
+
+
+def usable_device(device: str) -> str:
+    """A device to compute on: what was asked for, or for "auto" a GPU if there is one.
+
+    Raises:
+        OptionError: another kind of device, or one that this machine does not have.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"device {brief(device)} is not one torch knows; use auto, cpu or cuda") from error
+    if found.type not in ("cpu", "cuda"):
+        raise OptionError(f"device {brief(device)} cannot be computed on; use auto, cpu or cuda")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device 'cuda' was asked for, but torch finds no CUDA device; use cpu or auto")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise OptionError(f"device {device!r}: this machine has {torch.cuda.device_count()}, counted from cuda:0")
+    return device

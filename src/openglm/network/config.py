@@ -10,9 +10,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError, suggest
+from ..errors import ConfigError, brief, suggest
 
 GELU_FORMS = ("tanh", "erf")
+# Beyond any network; a number with too many zeros is told before anything is built.
+LARGEST = {
+    "num_layers": 10_000,
+    "hidden_size": 2**20,
+    "num_attention_heads": 2**20,
+    "vocab_size": 2**31,
+    "max_sequence_length": 2**24,
+}
 BLANK_KINDS = ("[MASK]", "[sMASK]", "[gMASK]")
 ARCHITECTURES = ("glm", "modern")
 # Fields that mean something in one architecture only.
@@ -74,10 +82,12 @@ class GLMConfig:
     rotary_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length"):
+        for name, largest in LARGEST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+                raise ConfigError(f"{name} must be a positive integer, not {brief(value)}")
+            if value > largest:
+                raise ConfigError(f"{name} must be at most {largest:,}, not {brief(value)}")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
@@ -85,22 +95,24 @@ class GLMConfig:
         for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ConfigError(f"{name} must be at least 0 and below 1, not {value!r}")
+                raise ConfigError(f"{name} must be at least 0 and below 1, not {brief(value)}")
         for name in ("layernorm_epsilon", "initializer_range"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 < value < 1:
-                raise ConfigError(f"{name} must be above 0 and below 1, not {value!r}")
+                raise ConfigError(f"{name} must be above 0 and below 1, not {brief(value)}")
         if not isinstance(self.block_position_encoding, bool):
-            raise ConfigError(f"block_position_encoding must be true or false, not {self.block_position_encoding!r}")
+            raise ConfigError(
+                f"block_position_encoding must be true or false, not {brief(self.block_position_encoding)}"
+            )
         if self.gelu not in GELU_FORMS:
             raise ConfigError(f"gelu must be one of {', '.join(GELU_FORMS)}, not {self.gelu!r}")
         self._check_architecture()
         if not isinstance(self.blanks, (list, tuple)):
-            raise ConfigError(f"blanks must be a list, not {self.blanks!r}")
+            raise ConfigError(f"blanks must be a list, not {brief(self.blanks)}")
         object.__setattr__(self, "blanks", tuple(self.blanks))
         unknown = [b for b in self.blanks if b not in BLANK_KINDS]
         if unknown or not self.blanks:
-            raise ConfigError(f"blanks must name some of {', '.join(BLANK_KINDS)}, not {list(self.blanks)}")
+            raise ConfigError(f"blanks must name some of {', '.join(BLANK_KINDS)}, not {brief(list(self.blanks))}")
 
     def _check_architecture(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -154,11 +166,11 @@ class GLMConfig:
                 that is out of range.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"a configuration maps names to values; this is {values!r}")
+            raise ConfigError(f"a configuration maps names to values; this is {brief(values)}")
         known = {f.name: f for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                raise ConfigError(f"unknown configuration key {key!r}.{suggest(key, known)}")
+                raise ConfigError(f"unknown configuration key {brief(key)}.{suggest(key, known)}")
         required = [n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
         missing = [name for name in required if name not in values]
         if missing:
