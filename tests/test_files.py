@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from openglm.errors import OpenGLMError, OutputError
-from openglm.files import COMMIT_SECONDS, OutputFile, lock_file, replacing, write_atomically
+from openglm.files import COMMIT_SECONDS, OutputFile, folder_for, lock_file, replacing, write_atomically
 
 
 def listed(folder: Path) -> list[str]:
@@ -182,6 +182,20 @@ def test_errors_of_what_is_read_meanwhile_stay_what_they_are(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "out"):
         (tmp_path / "missing").read_bytes()
     assert not listed(tmp_path)
+
+
+def test_folders_to_write_into(tmp_path: Path) -> None:
+    assert folder_for(tmp_path / "a" / "new").is_dir()
+    assert folder_for(tmp_path / "a" / "new").is_dir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "diary").write_text("x")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="holds other files"):
+        folder_for(tmp_path / "theirs", ours=("manifest.json",))
+    with pytest.raises(OutputError, match="a file is there"):
+        folder_for(tmp_path / "file")
+    (tmp_path / "theirs" / "manifest.json").write_text("{}")
+    assert folder_for(tmp_path / "theirs", ours=("manifest.json",)).is_dir()
 
 
 def test_locks(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -70,6 +70,25 @@ def target_of(path: str | Path) -> Path:
     if not os.access(real, os.W_OK):
         raise cannot_write(path, "the file there is read-only")
     return real
+
+
+def folder_for(path: Path, *, ours: Iterable[str] = ()) -> Path:
+    """A folder to write into: a new one, which is made, an empty one, or one of earlier work.
+
+    Args:
+        ours: names of files that only earlier work of the same kind leaves there.
+
+    Raises:
+        OutputError: a folder that holds other files, or something that is no folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise cannot_write(path, "a file is there; give the name of a folder")
+    with _naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+        found = set(os.listdir(path))
+    if found and not found & set(ours):
+        raise cannot_write(path, "the folder holds other files; give the name of a new or an empty one")
+    return path
 
 
 @contextmanager

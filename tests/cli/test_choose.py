@@ -56,7 +56,6 @@ def test_answers_and_texts_from_files(tmp_path: Path, capsys: pytest.CaptureFixt
         ((TEXT, "--choice", "x", "--length-penalty", "nan"), "length_penalty must be a finite number"),
         ((TEXT, "--choice", "x", "--top", "0"), "--top"),
         ((TEXT, "--choice", "x", "--input", "y"), "not both"),
-        (("--choice", "x"), "give a text"),
         ((TEXT, "--choice", "x", "--calibrate", "--context", "no blank here"), "no blank"),
         ((TEXT, "--choices", "missing.txt"), "missing.txt: cannot be read"),
     ],
@@ -66,15 +65,56 @@ def test_mistakes(arguments: tuple[str, ...], message: str, capsys: pytest.Captu
     assert message in capsys.readouterr().err
 
 
-def test_a_bad_line_is_named_and_no_file_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_line_does_not_lose_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
-    for bad, message in (('{"text": "nothing"}', "no blank"), ('{"txt": 1}', 'the field "text"'), ("{", "not JSON")):
-        texts.write_text(json.dumps({"text": TEXT}) + "\n" + bad + "\n", encoding="utf-8")
-        assert choose("--input", str(texts), "--choice", "x", "--output", str(out)) == 2
-        error = capsys.readouterr().err
-        assert "line 2" in error
-        assert message in error
-        assert not list(tmp_path.glob("*out*"))
+    bad = ('{"text": "nothing"}', '{"txt": 1}', "{", "", json.dumps({"text": TEXT}))
+    texts.write_text("\n".join([json.dumps({"text": TEXT}), *bad]), encoding="utf-8")
+    assert choose("--input", str(texts), "--choice", "States", "--output", str(out)) == 1
+    error = capsys.readouterr().err
+    for words in (
+        "line 2: no blank",
+        'line 3: expected a JSON object with the string field "text"',
+        "line 4: not JSON",
+    ):
+        assert words in error
+    lines = out.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 6
+    assert lines[4] == ""
+    assert [("choices" in json.loads(line), "error" in json.loads(line)) for line in lines if line] == [
+        (True, False), (False, True), (False, True), (False, True), (True, False)
+    ]  # fmt: skip
+
+
+def test_several_answers_behind_one_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose(TEXT, "--choice", "States", "Kingdom", "bananas", "--no-color") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert choose("The [MASK] of [MASK].", "--choice", "king", "France", "--choice", "one", "two", "--json") == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert len(first["fills"]) == 2
+
+
+def test_an_empty_input_leaves_the_old_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
+    texts.write_bytes(b"")
+    out.write_text("old")
+    assert choose("--input", str(texts), "--choice", "x", "--output", str(out)) == 2
+    assert "is empty" in capsys.readouterr().err
+    assert out.read_text() == "old"
+
+
+def test_lines_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines, table, out = tmp_path / "in.txt", tmp_path / "in.csv", tmp_path / "out.csv"
+    lines.write_text(f"{TEXT}\n\n{TEXT}\n")
+    assert choose("--input", str(lines), "--choice", "States", "--choice", "bananas") == 0
+    assert capsys.readouterr().out == "States\n\nStates\n"
+    table.write_text(f"id,text\n01,{TEXT}\n")
+    assert choose("--input", str(table), "--choice", "States", "--choice", "bananas", "--output", str(out)) == 0
+    head, row = out.read_text().splitlines()
+    assert head == "id,text,choice,choices,error"
+    assert row.startswith(f"01,{TEXT},States,")
+    monkeypatch.setattr("sys.stdin", None)
+    assert choose("--choice", "x") == 2
+    assert "give a text" in capsys.readouterr().err
 
 
 def test_bars_grow_with_the_share() -> None:

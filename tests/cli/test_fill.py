@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -118,7 +119,7 @@ def test_file_with_bad_lines(model: str, tmp_path: Path) -> None:
     assert records[2]["id"] == 8
     assert "no blank" in records[2]["error"]
     assert len(records[5]["filled"]["blanks"]) == 2
-    assert not target.with_name("out.jsonl.part").exists()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
 def test_byte_order_mark_and_empty_lines(model: str, tmp_path: Path) -> None:
@@ -127,7 +128,8 @@ def test_byte_order_mark_and_empty_lines(model: str, tmp_path: Path) -> None:
     done = openglm("fill", "--model", model, "--input", str(source), "--max-new-tokens", "2")
     assert done.returncode == 1
     assert "line 5: not JSON" in done.stderr
-    assert [json.loads(line).get("text", "")[:1] for line in done.stdout.splitlines()] == ["a", "b", ""]
+    shown = [json.loads(line).get("text", "")[:1] if line else None for line in done.stdout.splitlines()]
+    assert shown == ["a", None, "b", None, ""]
 
 
 def test_file_gives_what_single_calls_give(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +165,13 @@ def test_other_field_and_colours(model: str, tmp_path: Path) -> None:
         (["a [MASK]", "--top-p", "1.1"], "top_p"),
         (["a [MASK]", "--unknown"], "--unknown"),
         (["a [MASK]", "--device", "toaster"], "device"),
+        (["a [MASK]", "--device", "mps"], "cannot be computed on"),
+        (["a [MASK]", "--device", "meta"], "cannot be computed on"),
+        (["a [MASK]", "--device", "cuda:99"], "cuda"),
+        (["a [MASK]", "--device", ""], "device"),
+        (["a [MASK]", "--dtype", "float16", "--quantize", "int8"], "exclude each other"),
+        (["a [MASK]", "--num-beams", "1000000000"], "at most 1024"),
+        (["a [MASK]", "-n", "1000000000", "--temperature", "1"], "at most 1024"),
         (["a [MASK]", "--dtype", "int3"], "dtype"),
         (["the river " * 60 + "[MASK]"], "--truncate"),
         (["--input", "does-not-exist.jsonl"], "No such file"),
@@ -238,27 +247,141 @@ def test_input_may_be_a_pipe(model: str) -> None:
     assert json.loads(done.stdout)["filled"]["text"].startswith("a ")
 
 
-def test_interrupted_run_keeps_what_was_done(model: str, tmp_path: Path) -> None:
+def test_interrupted_run_is_gone_on_from(model: str, tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text('{"text": "a [MASK] b"}\n' * 200_000, encoding="utf-8")
+    source.write_text("".join(f'{{"text": "a [MASK] b", "id": {i}}}\n' for i in range(3000)), encoding="utf-8")
+    target.write_text("old", encoding="utf-8")
     command = [sys.executable, "-m", "openglm", "fill", "--model", model, "--max-new-tokens", "1"]
-    running = subprocess.Popen(
-        [*command, "--input", source, "--output", target],
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever runs the tests in the background may have them ignore interrupts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    part = tmp_path / "out.jsonl.part"
-    while running.poll() is None and not (part.exists() and part.stat().st_size):
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    errors = running.communicate()[1]
-    assert running.returncode == 130
-    assert "Traceback" not in errors
-    assert str(part) in errors
+    command += ["--input", str(source), "--output", str(target)]
+    for number in (signal.SIGINT, signal.SIGKILL):
+        running = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever runs the tests in the background may have them ignore interrupts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        journal = tmp_path / ".out.jsonl.openglm-part" / "journal.json"
+        before = journal.read_text() if journal.exists() else ""
+        while running.poll() is None and not (journal.exists() and journal.read_text() != before):
+            time.sleep(0.02)
+        running.send_signal(number)
+        errors = running.communicate()[1]
+        assert running.returncode == (130 if number == signal.SIGINT else -number)
+        assert "Traceback" not in errors
+        assert target.read_text() == "old"
+        assert number == signal.SIGKILL or "goes on from there" in errors
+    done = openglm(*command[3:])
+    assert done.returncode == 0
+    assert "were done before" in done.stderr
+    records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert [record["id"] for record in records] == list(range(3000))
+    assert all(record["filled"]["text"].startswith("a ") for record in records)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_an_unfinished_output_of_another_input_is_kept(model: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "a [MASK]"}\n', encoding="utf-8")
+    part = tmp_path / ".out.jsonl.openglm-part"
+    part.mkdir()
+    (part / "output").write_text("{}\n")
+    (part / "journal.json").write_text('{"identity": "another", "records": 1, "bytes": 3}')
+    assert main(["fill", "--model", model, "--input", str(source), "--output", str(target)]) == 2
+    assert (part / "output").read_text() == "{}\n"
     assert not target.exists()
-    assert all("filled" in json.loads(line) for line in part.read_text(encoding="utf-8").splitlines())
+
+
+def test_one_line_out_for_every_line_in(model: str) -> None:
+    lines = [b"a [MASK]", b"", b"no blank", b"\xff [MASK]", b"  ", b"the [MASK] bridge"]
+    done = openglm("fill", "--model", model, "--max-new-tokens", "2", stdin=b"\n".join(lines))
+    out = done.stdout.split("\n")
+    assert done.returncode == 1
+    assert len(out) == len(lines) + 1
+    assert out[0].startswith("a ")
+    assert out[1:3] == ["", "no blank"]
+    assert out[3].endswith(" [MASK]")
+    assert out[5].startswith("the ")
+    assert "line 3: no blank" in done.stderr
+    assert "line 4: not valid UTF-8" in done.stderr
+    assert "2 of 6 lines" in done.stderr
+
+
+def test_lines_are_written_as_they_are_ready(model: str) -> None:
+    """A line goes in, its result comes out, and only then the next line goes in."""
+    command = [sys.executable, "-m", "openglm", "fill", "--model", model, "--max-new-tokens", "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        for line in (b"one [MASK]\n", b"two [MASK]\n", b"three [MASK]\n"):
+            running.stdin.write(line)
+            running.stdin.flush()
+            assert running.stdout.readline().startswith(line.split()[0])
+        running.stdin.close()
+        assert running.wait() == 0
+
+
+@pytest.mark.parametrize("form", ["txt", "csv", "tsv", "jsonl"])
+def test_forms_of_files(model: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / f"in.{form}", tmp_path / f"out.{form}"
+    rows = {
+        "txt": 'a [MASK]\n"q" [MASK]\n',
+        "csv": 'id,text\n007,a [MASK]\n008,"""q"" [MASK]"\n009,\n',
+        "tsv": 'id\ttext\n007\ta [MASK]\n008\t"q" [MASK]\n',
+        "jsonl": '{"id": "007", "text": "a [MASK]"}\n{"id": "008", "text": "\\"q\\" [MASK]"}\n',
+    }
+    source.write_bytes(b"\xef\xbb\xbf" + rows[form].encode())
+    code = main(["fill", "--model", model, "--input", str(source), "--output", str(target), "--max-new-tokens", "2"])
+    text = target.read_text(encoding="utf-8")
+    if form == "txt":
+        assert code == 0
+        assert [line[:3] for line in text.splitlines()] == ["a " + text[2], '"q"']
+        return
+    if form == "csv":
+        assert code == 1
+        assert "line 4: no blank" in capsys.readouterr().err
+    if form == "jsonl":
+        records = [json.loads(line) for line in text.splitlines()]
+    elif form == "csv":
+        records = list(csv.DictReader(text.splitlines()))
+    else:
+        records = [dict(zip(text.split("\n")[0].split("\t"), line.split("\t"), strict=True))
+                   for line in text.splitlines()[1:]]  # fmt: skip
+    assert [record["id"] for record in records[:2]] == ["007", "008"]
+    assert records[1]["text"] == '"q" [MASK]'
+    filled = records[1]["filled"]
+    assert (filled["text"] if form == "jsonl" else filled).startswith('"q" ')
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "id,sentence\n1,x\n", 'no column "text" (choose one with --field); it has id, sentence'),
+        ("b.csv", "text,text\na,b\n", "names a column twice"),
+        ("c.csv", "id;text\n1;a\n", "separated by semicolons"),
+        ("d.csv", 'text\n"a [MASK]\nb\n', "line 2: not a row of a table"),
+        ("e.tsv", "text\tid\na [MASK]\n", "line 2: 1 cells where the first row has 2"),
+        ("f.jsonl", "[" * 100_000 + "\n", "line 1: not JSON (nested too deeply)"),
+        ("g.jsonl", '{"text": ["a [MASK]"]}\n', 'the field "text" must be text, not list'),
+        ("h.jsonl", '{"texts": "a [MASK]"}\n', "Did you mean 'texts'"),
+    ],
+)
+def test_wrong_files_are_named(
+    model: str, name: str, content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert main(["fill", "--model", model, "--input", str(tmp_path / name)]) in (1, 2)
+    assert words in capsys.readouterr().err
+
+
+def test_half_a_surrogate_pair(model: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "a [MASK]", "other": "\\ud83d"}\n{"text": "\\ud83d [MASK]"}\n', encoding="utf-8")
+    assert main(["fill", "--model", model, "--input", str(source), "--output", str(target)]) == 1
+    first, second = (json.loads(line) for line in target.read_text(encoding="utf-8").splitlines())
+    assert first["other"] == "\ud83d"
+    assert "filled" in first
+    assert second["error"]
 
 
 def test_truncation_is_announced(model: str, capsys: pytest.CaptureFixture[str]) -> None:

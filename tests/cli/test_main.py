@@ -94,5 +94,5 @@ def test_training_input_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(arguments) == 2
     assert "num_layers" in capsys.readouterr().err
     missing = str(tmp_path / "no.jsonl")
-    assert main(["tokenizer", "train", "--group", "100", missing, "--output", str(tmp_path)]) == 2
+    assert main(["tokenizer", "train", "--group", "100", missing, "--output", str(tmp_path / "v")]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -6,20 +6,30 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, InputError, OptionError
-from .fill import open_bytes
-from .options import add_model_options, load_model
+from ..errors import DataError, OptionError
+from ..files import OutputFile
+from .filework import (
+    COLOURS,
+    RESET,
+    add_file_options,
+    add_plain_options,
+    check_files,
+    colours,
+    each_record,
+    identity_of,
+)
+from .options import add_model_options, load_model, model_options
 
 if TYPE_CHECKING:
+    from ..data.records import Record
     from ..infill.infiller import Infiller
     from ..infill.results import Scored
 
-AT_ONCE = 64  # texts of a file ranked together
+ADDED = ("choice", "choices", "error")  # columns of a table
 BAR = 20  # characters of a bar for 100 %
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -35,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="choices",
         metavar="ANSWER",
-        help="an answer, or one word per blank; once per choice",
+        help="an answer; once per answer, or several behind one --choice; of several blanks one word each",
     )
     parser.add_argument(
         "--choices",
@@ -43,10 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="answers, one per line; tabs between the words of several blanks",
     )
-    files = parser.add_argument_group("files")
-    files.add_argument("--input", metavar="FILE", help="JSON Lines with the text in --field; - is standard input")
-    files.add_argument("--output", metavar="FILE", help="where to write JSON Lines (default: standard output)")
-    files.add_argument("--field", default="text", help="field of the input that holds the text (default: text)")
+    add_file_options(parser)
     ranking = parser.add_argument_group("ranking")
     ranking.add_argument(
         "--length-penalty",
@@ -64,33 +71,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ranking.add_argument("--no-ends", action="store_false", dest="ends", help="do not count the end of an answer")
     ranking.add_argument("--top", type=int, metavar="N", help="show the N best only")
     parser.add_argument("--truncate", metavar="start|end|around", help="what to drop of a text that is too long")
-    parser.add_argument("--json", action="store_true", help="print JSON Lines, for machines")
+    add_plain_options(parser)
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from_file = args.input is not None
-    if from_file == (args.text is not None):
-        raise OptionError("give a text or --input" if not from_file else "give a text or --input, not both")
+    if args.text is None and args.input is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise OptionError("give a text, --input, or texts on standard input; the text comes before --choice")
+        args.input, args.format = "-", args.format or "lines"
+    elif None not in (args.text, args.input):
+        raise OptionError("give a text or --input, not both")
     if args.top is not None and args.top < 1:
         raise OptionError(f"--top must be at least 1, not {args.top}")
-    choices = [*args.choices, *(_choices(args.choices_file) if args.choices_file else [])]
+    listed = _choices(args.choices_file) if args.choices_file else []
+    choices = [*args.choices, *listed]
+    # Of a text with one blank, several words behind one --choice are that many answers.
+    args.of_one_blank = [*([word] for choice in args.choices for word in choice), *listed]
     if not choices:
         raise OptionError("no answers to choose from; give --choice once per answer, or --choices FILE")
     options = {name: getattr(args, name) for name in ("length_penalty", "calibrate", "context", "ends", "truncate")}
     from ..scoring.predict import Scoring
 
     Scoring(args.length_penalty)  # wrong options are reported before a model is loaded
-    infiller = load_model(args)
-    if from_file:
-        return _rank_file(args, infiller, choices, options)
-    ranked = infiller.choose(args.text, choices, **options)[: args.top]
-    with _output(args.output) as out:
-        for scored in ranked:
-            line = json.dumps(scored.to_dict(), ensure_ascii=False) if args.json or args.output else _readable(scored)
-            out.write(line + "\n")
+    if args.input is not None:
+        return _rank_file(args, choices, options)
+    asked = args.of_one_blank if _blanks(args.text) == 1 else choices
+    ranked = load_model(args).choose(args.text, asked, **options)[: args.top]
+    with OutputFile(args.output) as out:
+        coloured = colours(args, out.isatty())
+        for number, scored in enumerate(ranked):
+            as_json = args.json or args.output is not None
+            line = json.dumps(scored.to_dict(), ensure_ascii=False) if as_json else _readable(scored)
+            best = coloured and not number
+            out.write(f"{COLOURS[0]}{line}{RESET}\n" if best else f"{line}\n", records=1)
     return 0
+
+
+def _blanks(text: str) -> int:
+    from ..blanks import BlankedText
+
+    return len(BlankedText.parse(text).kinds)
 
 
 def _readable(scored: Scored) -> str:
@@ -120,65 +142,42 @@ def _choices(name: str) -> list[list[str]]:
     return answers
 
 
-def _rank_file(
-    args: argparse.Namespace, infiller: Infiller, choices: Sequence[Sequence[str]], options: dict[str, Any]
-) -> int:
-    if args.output and args.input != "-" and Path(args.output).resolve() == Path(args.input).resolve():
-        raise OptionError(f"--output {args.output} is the input file; give another name")
-    count = 0
-    with _output(args.output) as out:
-        records = _records(args.input, args.field)
-        while chunk := list(islice(records, AT_ONCE)):
-            texts = [values[args.field] for _, values in chunk]
-            try:
-                results = infiller.choose(texts, choices, **options)
-            except InputError:
-                for (number, _), text in zip(chunk, texts, strict=True):  # find the line that is wrong
-                    _check(infiller, args.input, number, text, choices, options)
-                raise
-            for (_, values), ranked in zip(chunk, results, strict=True):
-                count += 1
-                line = {**values, "choices": [each.to_dict() for each in ranked[: args.top]]}
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    if not count:
-        raise InputError(f"{'standard input' if args.input == '-' else args.input} is empty: nothing to rank")
-    return 0
+def _rank_file(args: argparse.Namespace, choices: Sequence[Sequence[str]], options: dict[str, Any]) -> int:
+    from ..data.records import LINES, RecordReader, RecordWriter, output_form
+
+    check_files(args.input, args.output)
+    with RecordReader(args.input, form=args.format, field=args.field) as reader:
+        form = output_form(reader, args.output, as_json=args.json)
+        infiller = load_model(args)
+        settings = ["choose", form, args.field, args.top, choices, options, model_options(args)]
+        with OutputFile(args.output, identity=identity_of(args.input, args.model, settings)) as out:
+            writer = RecordWriter(out, form, (*reader.columns, *ADDED))
+
+            def write(record: Record, ranked: list[Scored] | None) -> None:
+                if record.empty or (form == LINES and ranked is None):
+                    writer.write_line(record.line)
+                elif form == LINES and ranked is not None:
+                    writer.write_line("\t".join(ranked[0].fills))
+                else:
+                    found = {"error": record.error} if ranked is None else _fields(ranked[: args.top], form)
+                    writer.write({**record.values, **found})
+
+            return each_record(reader, out, partial(_answers, infiller, args, choices, options), write)
 
 
-def _check(
-    infiller: Infiller, source: str, number: int, text: str, choices: Sequence[Sequence[str]], options: dict[str, Any]
-) -> None:
-    try:
-        infiller.choose(text, choices, **options)
-    except InputError as error:
-        raise type(error)(f"{source}, line {number}: {error}") from error
+def _answers(
+    infiller: Infiller,
+    args: argparse.Namespace,
+    choices: Sequence[Sequence[str]],
+    options: dict[str, Any],
+    records: Iterator[Record],
+) -> Iterator[tuple[Record, list[Scored] | None]]:
+    from ..infill.records import rank_records
+
+    return rank_records(infiller, records, args.field, choices, options, of_one_blank=args.of_one_blank)
 
 
-def _records(source: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered objects of a JSON Lines file, each with text under `name`."""
-    with open_bytes(source) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                raise InputError(f"{source}, line {number}: not JSON in UTF-8 ({error})") from error
-            if not isinstance(values, dict) or not isinstance(values.get(name), str):
-                raise InputError(f'{source}, line {number}: expected a JSON object with text in the field "{name}"')
-            yield number, values
-
-
-@contextmanager
-def _output(name: str | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that appears when everything has been written."""
-    if name is None:
-        yield sys.stdout
-        return
-    from ..files import replacing
-
-    try:
-        with replacing(Path(name)) as part, part.open("w", encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise InputError(f"{name}: cannot be written ({error.strerror or error})") from error
+def _fields(ranked: Sequence[Scored], form: str) -> dict[str, Any]:
+    """A ranking; in a table the best answer also has a column of its own."""
+    found = {"choices": [each.to_dict() for each in ranked]}
+    return found if form == "jsonl" else {"choice": "\t".join(ranked[0].fills), **found}

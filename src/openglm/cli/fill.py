@@ -1,172 +1,150 @@
-"""`openglm fill`: texts, lines or JSON Lines in; filled texts out."""
+"""`openglm fill`: texts, lines, JSON Lines or tables in; filled texts out."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, OpenGLMError, OptionError
-from .options import add_decoding_options, add_model_options, decoding_options, load_model
+from ..errors import OptionError
+from ..files import OutputFile
+from .filework import (
+    COLOURS,
+    RESET,
+    add_file_options,
+    add_plain_options,
+    check_files,
+    colours,
+    each_record,
+    identity_of,
+)
+from .options import add_decoding_options, add_model_options, decoding_options, load_model, model_options
 
 if TYPE_CHECKING:
+    from ..data.records import Record
     from ..infill.infiller import Infiller
     from ..infill.results import Filled
 
-COLOURS = ("\033[1;32m", "\033[1;36m", "\033[1;35m", "\033[1;33m")  # one per blank, in turn
-RESET = "\033[0m"
-AT_ONCE = 64  # lines of a file filled together
+ADDED = ("filled", "logprob", "blanks", "alternatives", "truncated", "error")  # columns of a table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
         "Fill every [MASK] (a short span), [sMASK] (sentences) and [gMASK] (the rest of a document). "
-        "Everything else comes back unchanged."
+        "Everything else comes back unchanged. Without a text at a terminal: a session, text by text."
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts with blanks; - reads one per line from stdin")
-    files = parser.add_argument_group("files")
-    files.add_argument("--input", metavar="FILE", help="JSON Lines with the text in --field; - is standard input")
-    files.add_argument("--output", metavar="FILE", help="where to write JSON Lines (default: standard output)")
-    files.add_argument("--field", default="text", help="field of the input that holds the text (default: text)")
-    parser.add_argument("--json", action="store_true", help="print JSON Lines, for machines")
-    parser.add_argument("--no-color", action="store_true", help="no colours, even on a terminal")
+    add_file_options(parser)
+    add_plain_options(parser)
     add_model_options(parser)
     add_decoding_options(parser)
 
 
-@dataclass
-class Item:
-    """One input: the text with its other fields, or what is wrong with it."""
-
-    text: str
-    fields: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    number: int = 0  # of the line it came from
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from_file = args.input is not None
-    if from_file and args.texts:
+    if args.input is not None and args.texts:
         raise OptionError("give texts or --input, not both")
-    if args.output and not from_file and not args.json:
-        args.json = True
-    if not from_file and not args.texts:
-        if sys.stdin.isatty():
-            raise InputError('no text; give one, e.g. openglm fill "Paris is the [MASK] of France."')
-        args.texts = ["-"]
     from ..engine.options import FillOptions
 
     options = decoding_options(args)
     FillOptions(**options)  # wrong options are reported before a model is loaded
-
+    if args.texts == ["-"] or (not args.texts and args.input is None and not _at_terminal()):
+        args.texts, args.input = [], "-"
+        args.format = args.format or "lines"
+    if args.input is not None:
+        return _fill_file(args, options)
     infiller = load_model(args)
-    if from_file or args.texts == ["-"]:
-        return _fill_many(args, infiller, options)
-    return _write(args, zip(args.texts, infiller.fill(args.texts, **options), strict=True))
+    if not args.texts:
+        from .session import Session
+
+        return Session(infiller, options, colours=colours(args, sys.stdout.isatty())).run()
+    return _fill_texts(args, infiller, options)
 
 
-def _write(args: argparse.Namespace, results: Iterable[tuple[str, Filled]]) -> int:
-    out = _Output(args.output)
-    with out as file:
-        for text, filled in results:
-            _warn_truncated("", filled)
-            if args.json:
-                file.write(_json_line({"text": text}, filled))
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _fill_texts(args: argparse.Namespace, infiller: Infiller, options: dict[str, Any]) -> int:
+    as_json = args.json or args.output is not None
+    if len(args.texts) == 1 and not as_json and sys.stdout.isatty() and _streams(options):
+        from .session import stream
+
+        return stream(infiller, args.texts[0], options, colours=colours(args, terminal=True))
+    results = infiller.fill(args.texts, **options)
+    with OutputFile(args.output) as out:
+        for text, filled in zip(args.texts, results, strict=True):
+            warn_truncated("", filled)
+            if as_json:
+                out.write(json.dumps({"text": text, "filled": filled.to_dict()}, ensure_ascii=False) + "\n", records=1)
             else:
-                file.write(_readable(filled, _colours(args, file)) + "\n")
+                out.write(readable(filled, colours(args, out.isatty())) + "\n", records=1)
     return 0
 
 
-def _fill_many(args: argparse.Namespace, infiller: Infiller, options: dict[str, Any]) -> int:
-    plain = args.input is None
-    source = "-" if plain else args.input
-    as_json = args.json or not plain
-    if args.output and source != "-" and Path(args.output).resolve() == Path(source).resolve():
-        raise OptionError(f"--output {args.output} is the input file; give another name")
-    count = bad = 0
-    with open_bytes(source) as raw, _Progress(source) as advance, _Output(args.output) as out:
-        items = _items(raw, None if plain else args.field)
-        while chunk := list(islice(items, AT_ONCE)):
-            for item, filled in zip(chunk, _fill_chunk(infiller, chunk, options), strict=True):
-                count += 1
-                if filled is None:
-                    bad += 1
-                    print(f"openglm: line {item.number}: {item.error}", file=sys.stderr)
-                    if as_json:
-                        out.write(json.dumps({**item.fields, "error": item.error}, ensure_ascii=False) + "\n")
-                    continue
-                _warn_truncated(f"line {item.number}: ", filled)
-                out.write(_json_line(item.fields, filled) if as_json else _readable(filled, _colours(args, out)) + "\n")
-            advance(len(chunk))
-        if not count:
-            raise InputError(f"{'standard input' if source == '-' else source} is empty: nothing to fill")
-    if bad:
-        print(f"openglm: {bad} of {count} lines could not be filled", file=sys.stderr)
-    return 1 if bad else 0
+def _streams(options: dict[str, Any]) -> bool:
+    return all(options.get(name, 1) == 1 for name in ("num_beams", "num_return_sequences"))
 
 
-def _fill_chunk(infiller: Infiller, chunk: list[Item], options: dict[str, Any]) -> list[Filled | None]:
-    results = infiller.fill_iter((item.text for item in chunk if item.error is None), on_error="return", **options)
-    filled: list[Filled | None] = []
-    for item in chunk:
-        result = next(results) if item.error is None else None
-        if isinstance(result, OpenGLMError):
-            item.error, result = str(result), None
-        filled.append(result)
-    return filled
+def _fill_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from ..data.records import LINES, RecordReader, RecordWriter, output_form
+
+    check_files(args.input, args.output)
+    with RecordReader(args.input, form=args.format, field=args.field) as reader:
+        form = output_form(reader, args.output, as_json=args.json)
+        infiller = load_model(args)
+        identity = identity_of(args.input, args.model, ["fill", form, args.field, options, model_options(args)])
+        with OutputFile(args.output, identity=identity) as out:
+            writer = RecordWriter(out, form, (*reader.columns, *ADDED))
+
+            def write(record: Record, filled: Filled | None) -> None:
+                if filled is not None:
+                    warn_truncated(f"line {record.number}: ", filled)
+                if record.empty or (form == LINES and filled is None):
+                    writer.write_line(record.line)
+                elif form == LINES and filled is not None:
+                    writer.write_line(_in_one_line(readable(filled, colours(args, out.isatty()))))
+                else:
+                    found = {"error": record.error} if filled is None else fields_of(filled, form)
+                    writer.write({**record.values, **found})
+
+            return each_record(reader, out, partial(_answers, infiller, args.field, options), write)
 
 
-def _items(lines: Iterable[bytes], name: str | None) -> Iterator[Item]:
-    """One per line: JSON with the text in field `name` (empty lines are skipped), or plain text."""
-    for number, line in enumerate(lines, 1):
-        if name is not None and not line.strip():
-            continue
-        item = _plain_item(line) if name is None else _json_item(line, name)
-        item.number = number
-        yield item
+def _answers(
+    infiller: Infiller, field: str, options: dict[str, Any], records: Iterator[Record]
+) -> Iterator[tuple[Record, Filled | None]]:
+    from ..infill.records import fill_records
+
+    return fill_records(infiller, records, field, options)
 
 
-def _plain_item(line: bytes) -> Item:
-    try:
-        text = line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        return Item("", error=f"not valid UTF-8 ({error.reason} at byte {error.start}); convert the input first")
-    return Item(text, {"text": text})
+def fields_of(filled: Filled, form: str) -> dict[str, Any]:
+    """A result beside the fields of its input: an object, in a table a column for each of its values."""
+    values = filled.to_dict()
+    if form not in ("csv", "tsv"):
+        return {"filled": values}
+    return {**{name: value for name, value in values.items() if name != "text"}, "filled": filled.text}
 
 
-def _json_item(line: bytes, name: str) -> Item:
-    try:
-        values = json.loads(line.decode("utf-8-sig"))  # some editors open a file with a byte order mark
-    except UnicodeDecodeError as error:
-        return Item("", error=f"not valid UTF-8 ({error.reason} at byte {error.start}); convert the file first")
-    except ValueError as error:
-        return Item("", error=f"not JSON ({error})")
-    if not isinstance(values, dict) or not isinstance(values.get(name), str):
-        fields = values if isinstance(values, dict) else {}
-        return Item("", fields, error=f'expected a JSON object with the string field "{name}" (see --field)')
-    return Item(values[name], values)
+def _in_one_line(text: str) -> str:
+    """With several answers there are several lines; inside one, the end of a line is spelled out."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
-def _json_line(fields: dict[str, Any], filled: Filled) -> str:
-    return json.dumps({**fields, "filled": filled.to_dict()}, ensure_ascii=False) + "\n"
-
-
-def _readable(filled: Filled, colours: bool) -> str:
+def readable(filled: Filled, colours: bool) -> str:
+    """A result for people: the filled text, or its answers with their log-probabilities."""
     if not filled.alternatives:
-        return _coloured(filled, colours)
-    return "\n".join(f"{a.logprob:8.2f}  {_coloured(a, colours)}" for a in filled.answers)
+        return coloured(filled, colours)
+    return "\n".join(f"{a.logprob:8.2f}  {coloured(a, colours)}" for a in filled.answers)
 
 
-def _coloured(filled: Filled, colours: bool) -> str:
+def coloured(filled: Filled, colours: bool) -> str:
+    """The filled text, its fills in colours."""
     if not colours:
         return filled.text
     parts, done = [], 0
@@ -176,78 +154,8 @@ def _coloured(filled: Filled, colours: bool) -> str:
     return "".join([*parts, filled.text[done:]])
 
 
-def _colours(args: argparse.Namespace, file: IO[str]) -> bool:
-    return file.isatty() and not args.no_color and not os.environ.get("NO_COLOR")
-
-
-def _warn_truncated(where: str, filled: Filled) -> None:
+def warn_truncated(where: str, filled: Filled) -> None:
+    """Say on standard error what the model did not see."""
     if filled.truncated:
         note = f"openglm: note: {where}the model did not see {filled.truncated} tokens of the text (--truncate)"
         print(note, file=sys.stderr)
-
-
-def open_bytes(source: str) -> Any:
-    """A file, or standard input for `-`, opened for its bytes."""
-    if source == "-":
-        return nullcontext(sys.stdin.buffer)
-    path = Path(source)
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
-
-
-class _Output:
-    """Standard output, or a file that takes its name only once it is complete."""
-
-    def __init__(self, path: str | None) -> None:
-        self._path = None if path is None else Path(path)
-        self._part = None if path is None else Path(f"{path}.part")
-
-    def __enter__(self) -> IO[str]:
-        if self._part is None:
-            return sys.stdout
-        try:
-            self._file = self._part.open("w", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{self._part}: cannot be written ({error.strerror})") from error
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._path is None or self._part is None:
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self._part.replace(self._path)
-        elif self._part.stat().st_size:
-            print(f"openglm: what was done so far is in {self._part}", file=sys.stderr)
-        else:
-            self._part.unlink()
-
-
-class _Progress:
-    """A progress bar on standard error, for files and only on a terminal."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[int], None]:
-        # Lines are counted first, which only a regular file allows.
-        if not Path(self._source).is_file() or not sys.stderr.isatty():
-            return lambda count: None
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=sum(1 for _ in _lines(self._source)), unit="text", file=sys.stderr)
-        return lambda count: self._bar.update(count) and None
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _lines(path: str) -> Iterator[bytes]:
-    with Path(path).open("rb") as file:
-        yield from file

@@ -21,6 +21,7 @@ from . import streams
 COMMANDS = {
     "fill": "fill the blanks of texts",
     "choose": "rank given answers to a text with blanks",
+    "predict": "label the records of a file by a fine-tuned run",
     "eval": "measure a model on named tasks, beside published figures",
     "bench": "time a model on this machine, beside what the machine allows",
     "serve": "serve a model over HTTP, with a page to try it",
@@ -30,8 +31,10 @@ COMMANDS = {
     "finetune": "train a model on labelled examples, pairs of texts, or documents of one's own",
     "data": "prepare a corpus for training, and show training samples",
     "tokenizer": "train a vocabulary on a corpus",
+    "completion": "print a script by which a shell completes commands and options",
 }
 
+LONGEST = 2000  # characters of a message: input that it repeats may be of any length
 NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory")  # what torch says
 
 
@@ -43,10 +46,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """One line, as for every other bad input."""
-        self.exit(2, f"openglm: error: {message} (`{self.prog} --help` shows the options)\n")
+        self.exit(2, f"openglm: error: {message:.{LONGEST}} (`{self.prog} --help` shows the options)\n")
 
 
-def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
+def build_full_parser() -> argparse.ArgumentParser:
+    """The parser with the options of all commands."""
+    return _build_parser(*COMMANDS)
+
+
+def _build_parser(*chosen: str) -> argparse.ArgumentParser:
+    """The parser with the options of some commands; of the others it knows names and summaries."""
     parser = _Parser(prog="openglm", description="GLM, the blank-filling language model: fill, choose, pretrain.")
     parser.add_argument("--version", action="version", version=f"openglm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
@@ -54,7 +63,7 @@ def _build_parser(chosen: str | None) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
         )
-        if name == chosen:
+        if name in chosen:
             importlib.import_module(f".{name}", __package__).add_arguments(sub)
     return parser
 
@@ -81,9 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if any("\0" in each for each in arguments):
+        return _failed("an argument holds a NUL character, which no text or name of a file has")
     chosen = next((a for a in arguments if not a.startswith("-")), None)
     try:
-        args = _build_parser(chosen if chosen in COMMANDS else None).parse_args(arguments)
+        args = _build_parser(*([chosen] if chosen in COMMANDS else [])).parse_args(arguments)
         module = importlib.import_module(f".{args.command}", __package__)
         code: int = module.run(args)
         return code
@@ -96,6 +107,8 @@ def _run(arguments: list[str]) -> int:
         raise
     except OSError as error:  # of the system: a disk, a permission, a limit
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+    except RecursionError:
+        return _failed("the input is nested too deeply")
     except Exception as error:  # the promise of this command line is: never a traceback
         if os.environ.get("OPENGLM_DEBUG"):
             traceback.print_exc()
@@ -110,5 +123,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _failed(reason: str) -> int:
+    if len(reason) > LONGEST:
+        reason = f"{reason[: LONGEST // 2]} ... {reason[-LONGEST // 2 :]}"
     print(f"openglm: error: {reason}", file=sys.stderr)
     return 2

@@ -13,7 +13,7 @@ from ..files import cannot_write
 NAME = "standard output"
 
 
-class Output:
+class GuardedOutput:
     """Standard output whose errors are an OutputError; a reader that went away stays a BrokenPipeError."""
 
     def __init__(self, stream: IO[str] | None) -> None:
@@ -48,7 +48,7 @@ class Output:
         return getattr(self._stream, name)
 
 
-class Messages:
+class GuardedMessages:
     """Standard error; what cannot be said is not said."""
 
     def __init__(self, stream: IO[str] | None) -> None:
@@ -79,7 +79,7 @@ def guarded() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    with redirect_stdout(Output(sys.stdout)), redirect_stderr(Messages(sys.stderr)):
+    with redirect_stdout(GuardedOutput(sys.stdout)), redirect_stderr(GuardedMessages(sys.stderr)):
         yield
 
 

@@ -30,15 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..data.tokenizer_training import train_vocabulary
-    from ..files import write_atomically
+    from ..files import folder_for, write_atomically
     from ..tokenizer import BilingualTokenizer
 
     try:
         characters = [int(group[0]) for group in args.group]
     except ValueError as error:
         raise OptionError("--group takes a number of characters, then files") from error
-    if args.output.exists() and not args.output.is_dir():
-        raise OptionError(f"--output {args.output}: a file; give the name of a folder")
+    folder_for(args.output, ours=("tokenizer.model",))
     model = train_vocabulary(
         [group[1:] for group in args.group],
         field=args.field,

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import DataError
-from ..files import digest_of_file, lock_file, replacing, write_atomically
+from ..files import digest_of_file, folder_for, lock_file, replacing, write_atomically
 from .tokenize import Encoded
 
 VERSION = 2  # 1 had no sentences and no version
@@ -66,7 +66,7 @@ class ShardWriter:
         self.folder = folder
         self.identity = {"version": VERSION, "dtype": dtype.str, **identity}
         self.width = dtype.itemsize
-        folder.mkdir(parents=True, exist_ok=True)
+        folder_for(folder, ours=(MANIFEST, JOURNAL, *_PARTS.values()))
         if (folder / MANIFEST).exists():
             self._tidy()
             raise DataError(f"{folder}: already holds a finished shard; give another --output or remove it")
