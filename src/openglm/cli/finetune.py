@@ -52,15 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS, metavar="KIND", help=f"what is learnt: {', '.join(KINDS)}")
     parser.add_argument("train", nargs="*", metavar="FILE", help="examples to train on (JSON Lines; texts for lm)")
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="YAML file with any of these settings")
-    _add_task(parser.add_argument_group("task"))
-    _add_files(parser.add_argument_group("files"))
-    method = parser.add_argument_group("model and method")
-    method.add_argument("--model", metavar="NAME|DIR", help="what to start from (default: the embedded model)")
-    method.add_argument("--method", choices=METHODS, metavar="NAME", help=f"{', '.join(METHODS)} (default: full)")
-    _add_run(parser.add_argument_group("run"))
-
-
-def _add_task(task: Any) -> None:
+    task = parser.add_argument_group("task")
     task.add_argument("--task", metavar="NAME|FILE", help="a named task, or a task file")
     task.add_argument(
         "--pattern",
@@ -76,9 +68,7 @@ def _add_task(task: Any) -> None:
     task.add_argument(
         "--text-field", action="append", default=[], metavar="FIELD", help="field that classify reads; repeatable"
     )
-
-
-def _add_files(files: Any) -> None:
+    files = parser.add_argument_group("files")
     files.add_argument(
         "--train", nargs="+", default=[], dest="more", metavar="FILE", help="the same as FILE behind KIND, anywhere"
     )
@@ -90,9 +80,10 @@ def _add_files(files: Any) -> None:
         metavar="DIR",
         help="folder of the run; an unfinished run there goes on (default: in runs/)",
     )
-
-
-def _add_run(run: Any) -> None:
+    method = parser.add_argument_group("model and method")
+    method.add_argument("--model", metavar="NAME|DIR", help="what to start from (default: the embedded model)")
+    method.add_argument("--method", choices=METHODS, metavar="NAME", help=f"{', '.join(METHODS)} (default: full)")
+    run = parser.add_argument_group("run")
     for flag, (_, kind, metavar, text) in SETTINGS.items():
         run.add_argument(flag, type=kind, metavar=metavar, help=text, default=None)
     run.add_argument("--seeds", type=int, metavar="N", help="N runs, with the seeds 0 to N - 1; the best is kept")
@@ -117,60 +108,49 @@ def read_recipe(args: argparse.Namespace) -> FinetuneRecipe:
     Raises:
         TrainingError, DataError, OptionError: as `FinetuneRecipe`, or flags that exclude each other.
     """
+    import yaml
+
+    from ..errors import TrainingError
     from ..finetuning.recipe import FinetuneRecipe
     from ..training.options import override
 
     args.train = [*args.train, *args.more]
-    values = {} if args.recipe is None else _read_values(args.recipe)
+    values: dict[str, Any] = {}
+    if args.recipe is not None:
+        try:
+            values = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise TrainingError(f"{args.recipe}: not a readable recipe ({' '.join(str(error).split())})") from error
+        if not isinstance(values, dict):
+            raise TrainingError(f"{args.recipe}: a recipe is a YAML mapping, with kind, data, task and others")
     values["kind"] = args.kind
     for name in ("data", "run", "method", "objective", "optimizer"):
         values[name] = dict(values.get(name) or {})
-    values["data"] |= {name: list(getattr(args, name)) for name in ("train", "dev", "test") if getattr(args, name)}
-    values |= {name: str(getattr(args, name)) for name in ("model", "output") if getattr(args, name) is not None}
+    for name in ("train", "dev", "test"):
+        if getattr(args, name):
+            values["data"][name] = list(getattr(args, name))
+    for name in ("model", "output"):
+        if getattr(args, name) is not None:
+            values[name] = str(getattr(args, name))
     _task(values, args)
     _method(values, args)
-    _settings(values, args)
-    _seeds(values["run"], args)
-    for setting in args.settings:
-        override(values, setting)
-    values.setdefault("output", _default_output(values, args))
-    return FinetuneRecipe.from_dict(values)
-
-
-def _read_values(path: Path) -> dict[str, Any]:
-    """The recipe in a file. Raises TrainingError."""
-    import yaml
-
-    from ..errors import TrainingError
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainingError(f"{path}: not a readable recipe ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise TrainingError(f"{path}: a recipe is a YAML mapping, with kind, data, task and others")
-    return values
-
-
-def _settings(values: dict[str, Any], args: argparse.Namespace) -> None:
-    """What the flags of `SETTINGS` say, each into its section."""
     for flag, (path, *_) in SETTINGS.items():
         value = getattr(args, flag.removeprefix("--").replace("-", "_"))
         if value is not None:
             section, key = path.split(".")
             values[section][key] = value
-
-
-def _seeds(run: dict[str, Any], args: argparse.Namespace) -> None:
-    """The seeds of a run: of one, or of several runs. Raises OptionError."""
     if args.seeds is not None and args.seed is not None:
         raise OptionError("--seeds makes several runs, --seed one; give one of the two")
     if args.seeds is not None:
         if args.seeds < 1:
             raise OptionError(f"--seeds must be at least 1, not {args.seeds}")
-        run["seeds"] = list(range(args.seeds))
+        values["run"]["seeds"] = list(range(args.seeds))
     if args.seed is not None:
-        run["seeds"] = [args.seed]
+        values["run"]["seeds"] = [args.seed]
+    for setting in args.settings:
+        override(values, setting)
+    values.setdefault("output", _default_output(values, args))
+    return FinetuneRecipe.from_dict(values)
 
 
 def _task(values: dict[str, Any], args: argparse.Namespace) -> None:
