@@ -36,7 +36,7 @@ from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile, combine, identity
 from openglm.infill.infiller import Infiller
 from openglm.infill.loading import load
-from openglm.reporting.tables import markdown_table
+from openglm.markdown import markdown_table
 from openglm.tasks.examples import Example
 from openglm.tasks.pattern_indices import as_plain
 from openglm.tasks.task import Task
@@ -205,7 +205,7 @@ def table(results: Sequence[Result], tasks: Sequence[str]) -> str:
             for name, found in by_task.items()
         }
         rows.append(_row(f"{system}, {setting}", figures))
-    return markdown_table(rows, right=range(1, len(head)))
+    return markdown_table(rows[0], rows[1:], right=range(1, len(head)))
 
 
 def _first(found: Sequence[Result], which: str) -> tuple[float, float | None] | None:

@@ -29,7 +29,7 @@ from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile
 from openglm.finetuning import FinetuneRecipe, run
 from openglm.infill.loading import load
-from openglm.reporting.tables import markdown_table
+from openglm.markdown import markdown_table
 from openglm.tasks.examples import read_examples
 
 TRAIN = 900  # of the 1000 abstracts of the dev file; the others choose the weights
@@ -103,7 +103,7 @@ def table(results: Sequence[Result]) -> str:
     """One row per way to write titles."""
     rows = [["titles by", *NAMES]]
     rows += [[each.method, *(f"{each.metrics[name]:.1f}" for name in NAMES)] for each in results]
-    return markdown_table(rows, right=range(1, len(NAMES) + 1))
+    return markdown_table(rows[0], rows[1:], right=range(1, len(NAMES) + 1))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TrainingError,
         UnsupportedBlankError,
     )
+    from .finetuning.finetune import finetune
     from .infill.infiller import Infiller
     from .infill.loading import load
     from .infill.results import Fill, Filled, Piece, Scored
@@ -73,6 +74,7 @@ _HOME = {
     "TokenizerError": "errors",
     "TrainingError": "errors",
     "UnsupportedBlankError": "errors",
+    "finetune": "finetuning.finetune",
     "load": "infill.loading",
 }
 
@@ -105,6 +107,7 @@ __all__ = [
     "TrainingError",
     "UnsupportedBlankError",
     "__version__",
+    "finetune",
     "load",
 ]
 

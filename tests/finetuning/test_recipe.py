@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from openglm.errors import TrainingError
 from openglm.finetuning import FinetuneRecipe
 from openglm.finetuning.recipe import EPOCHS, UPDATES, loop_options, optimizer_of
 from openglm.training.optim import OptimizerOptions, rate_factor
+
+from .conftest import Make
 
 
 def recipe(**values: object) -> FinetuneRecipe:
@@ -46,3 +50,47 @@ def test_the_rate_rises_and_falls_linearly() -> None:
     assert falls == pytest.approx([falls[0]] * len(falls))
     assert rates[-1] == pytest.approx(0.05, abs=0.02)
     assert rate_factor(500, 100, OptimizerOptions(schedule="linear", final=0.1)) == pytest.approx(0.1)
+
+
+def test_python_asks_as_the_command_does(files: dict[str, str], base: Path, tmp_path: Path, no_pictures: None) -> None:
+    """`openglm.finetune` and the flags come to one recipe, and the function trains it."""
+    import argparse
+
+    import openglm
+    from openglm.cli.finetune import add_arguments, read_recipe
+    from openglm.finetuning.request import FinetuneRequest
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = ["cloze", files["train"], "--dev", files["dev"], "--pattern", "{sentence:shorten} That is [MASK]."]
+    flags += ["--verbalizer", "yes=found", "--verbalizer", "yes=the river", "--verbalizer", "no=sold"]
+    flags += ["--model", str(base), "--output", str(tmp_path / "run"), "--rank", "2", "--seeds", "2", "--steps", "2"]
+    expected = read_recipe(parser.parse_args([*flags, "--set", "run.batch_size=4"]))
+    given = FinetuneRequest(
+        "cloze", [files["train"]], dev=[files["dev"]], patterns=["{sentence:shorten} That is [MASK]."],
+        words={"yes": ["found", "the river"], "no": ["sold"]}, model=str(base), output=str(tmp_path / "run"),
+        settings={"method.rank": 2, "run.seeds": [0, 1], "run.steps": 2, "run.batch_size": 4},
+    )  # fmt: skip
+    assert given.to_recipe().to_dict() == expected.to_dict()
+    result = openglm.finetune(
+        "cloze", files["train"], dev=Path(files["dev"]), pattern="{sentence:shorten} That is [MASK].",
+        verbalizer={"yes": ["found", "the river"], "no": "sold"}, model=base, output=tmp_path / "run",
+        settings={"method.rank": 2, "run.seeds": [0, 1], "run.steps": 2, "run.batch_size": 4}, quiet=True,
+    )  # fmt: skip
+    assert result.finished
+    assert [run.seed for run in result.runs] == [0, 1]
+    assert result.model == tmp_path / "run/model"
+
+
+def test_a_metric_that_fits_any_labels_needs_no_task_file(make: Make) -> None:
+    from openglm.finetuning.runs import prepare
+
+    plan, _ = prepare(make(run={"metric": "macro_f1"}, objective={"class_weights": "balanced"}))
+    assert plan.metric == "macro_f1"
+    with pytest.raises(TrainingError, match=r"measured by accuracy, or loss; other metrics stand under `metrics`"):
+        prepare(make(run={"metric": "f1a"}))
+
+
+def test_an_unknown_setting_names_those_there_are(make: Make) -> None:
+    with pytest.raises(TrainingError, match=r"unknown key 'lr' in optimizer.*Known: .*learning_rate"):
+        make(optimizer={"lr": 1})

@@ -18,7 +18,7 @@ from openglm.finetuning.cloze import ClozeBatch, ClozeJob
 from openglm.finetuning.jobs import Evaluation
 from openglm.finetuning.runs import prepare
 from openglm.finetuning.selection import Selection
-from openglm.finetuning.tuner import Surroundings, Tuner
+from openglm.finetuning.tuner import RunContext, Tuner
 from openglm.reporting.report import read_log
 from openglm.training.parallel import Processes
 from openglm.training.state import states
@@ -144,7 +144,7 @@ def test_the_best_weights_are_kept_and_a_hopeless_run_ends(make: Make, tmp_path:
     """Steered by a dev file whose results are made up: best at the second look, then worse."""
     recipe = make(run={"steps": 30, "evaluations": 15, "patience": 3})
     plan, checkpoint = prepare(recipe)
-    tuner = Tuner(recipe, plan, checkpoint, 0, tmp_path / "steered", Surroundings(CPU, quiet=True))
+    tuner = Tuner(recipe, plan, checkpoint, 0, tmp_path / "steered", RunContext(CPU, quiet=True))
     results = iter([50.0, 75.0, 75.0, 60.0, 60.0, 60.0, 60.0])
     seen: dict[int, torch.Tensor] = {}
     looks: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..reporting.tables import markdown_table
+from ..markdown import markdown_table
 from ..tasks.parts import PublishedResult
 from .results import Result
 
@@ -30,7 +30,7 @@ def own_table(results: Sequence[Result]) -> str:
             about = [each.task, each.method, count] if not number else ["", "", ""]
             guesses = [_number(each.chance.get(name)), _number(each.majority.get(name))]
             rows.append([*about, name, value_of(each, name), *guesses])
-    return markdown_table(rows, aligned=True, right=(2, 4, 5, 6))
+    return markdown_table(rows[0], rows[1:], right=(2, 4, 5, 6))
 
 
 def value_of(result: Result, name: str) -> str:
@@ -53,8 +53,9 @@ def _by_category(group: Sequence[Result]) -> str:
     for name in names:
         values = [_number(each.categories.get(name, {}).get(metric)) for each in ours]
         rows.append([name, *values, *(_number(values_of.get(name)) for values_of in theirs.values())])
-    table = markdown_table(rows, aligned=True, right=range(1, len(rows[0])))
-    return f"### {first.title or first.task}, by category\n\n{table}"
+    return f"### {first.title or first.task}, by category\n\n" + markdown_table(
+        rows[0], rows[1:], right=range(1, len(rows[0]))
+    )
 
 
 def _beside(group: Sequence[Result]) -> str:
@@ -78,7 +79,7 @@ def _beside(group: Sequence[Result]) -> str:
         found = {each.metric: each.value for each in published if (each.system, each.setting) == (system, setting)}
         rows.append([system, setting, *(f"{found[name]:g}" if name in found else "" for name in shown)])
     title = f"### {first.title or first.task}"
-    return title + "\n\n" + markdown_table(rows, aligned=True, right=range(2, 2 + len(shown)))
+    return title + "\n\n" + markdown_table(rows[0], rows[1:], right=range(2, 2 + len(shown)))
 
 
 def _by_task(results: Sequence[Result]) -> list[list[Result]]:

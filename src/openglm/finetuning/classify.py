@@ -24,9 +24,9 @@ from ..tasks.examples import Example
 from ..tasks.verbalizer import label_name
 from ..tokenizer import Tokenizer
 from .heads import HeadLoss, HeadModel, TextBatch, save_head
-from .jobs import SPLITS, Epochs, Evaluation, Job, Plan, confusion_of, digest_of, weights_of
+from .jobs import SPLITS, Epochs, Evaluation, Plan, TuningJob, confusion_of, digest_of, weights_of
 from .recipe import FinetuneRecipe
-from .tasks import check_labels, checked_metric, class_task_of, examples_of, note_overlap, note_shortened
+from .tasks import LABEL_METRICS, check_labels, checked_metric, class_task_of, examples_of, note_overlap, note_shortened
 
 TOKENS_AT_ONCE = 8192
 
@@ -90,7 +90,7 @@ class ClassifyPlan(Plan):
         keys = {split: [text.ids.tobytes() for text in texts] for split, texts in self.texts.items()}
         note_overlap(self.notes, keys)
         self.digest = digest_of(keys["train"] + [str(text.gold).encode() for text in self.texts["train"]])
-        self.metric = checked_metric(recipe.run.metric, ("accuracy", "macro_f1"))
+        self.metric = checked_metric(recipe.run.metric, LABEL_METRICS)
 
     def _text(self, example: Example) -> LabelledText:
         values = []
@@ -113,7 +113,7 @@ class ClassifyPlan(Plan):
         """Whether there are texts of this split."""
         return split in self.texts
 
-    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
+    def job(self, model: GLMModel, seed: int, precision: str) -> TuningJob:
         """The texts with a network."""
         return ClassifyJob(self, model, seed, precision)
 
@@ -127,7 +127,7 @@ def _text_fields(example: Example, label: str) -> tuple[str, ...]:
     return found
 
 
-class ClassifyJob(Job):
+class ClassifyJob(TuningJob):
     """Texts with a network and a head."""
 
     groups = ("class",)
@@ -201,7 +201,7 @@ def head_logits(model: HeadModel, texts: Sequence[Ids], tokenizer: Tokenizer) ->
 
 
 def class_metrics(confusion: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Accuracy and macro F1 in percent, from [L, L] counts (rows: right, columns: said)."""
+    """Accuracy and macro F1 in percent, from [L, L] counts (rows: true, columns: predicted)."""
     counts = np.asarray(confusion, np.float64)
     right = np.diag(counts)
     sizes = counts.sum(0) + counts.sum(1)

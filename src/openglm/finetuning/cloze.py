@@ -34,9 +34,19 @@ from ..scoring.question import Question
 from ..tasks.examples import Example
 from ..tasks.task import Task
 from ..tokenizer import Tokenizer
-from .jobs import SPLITS, Epochs, Evaluation, Job, Plan, confusion_of, digest_of, weights_of
+from .jobs import SPLITS, Epochs, Evaluation, Plan, TuningJob, confusion_of, digest_of, weights_of
 from .recipe import FinetuneRecipe, ObjectiveOptions
-from .tasks import check_labels, checked_metric, examples_of, note_overlap, note_shortened, save_task, task_of, title_of
+from .tasks import (
+    check_labels,
+    checked_metric,
+    examples_of,
+    measured_by,
+    note_overlap,
+    note_shortened,
+    save_task,
+    task_of,
+    title_of,
+)
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,7 @@ class ClozePlan(Plan):
 
     def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
         super().__init__(recipe, checkpoint, tokenizer, room)
-        self.task: Task = task_of(recipe)
+        self.task: Task = measured_by(task_of(recipe), recipe.run.metric)
         self.title, self.labels = title_of(recipe, self.task), tuple(self.task.labels)
         self.scoring = self._scoring()
         self.examples: dict[str, list[Example]] = {
@@ -214,7 +224,7 @@ class ClozePlan(Plan):
         """Whether there are questions of this split."""
         return split in self.questions
 
-    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
+    def job(self, model: GLMModel, seed: int, precision: str) -> TuningJob:
         """The questions with a network."""
         return ClozeJob(self, model, seed, precision)
 
@@ -224,7 +234,7 @@ def _key(question: Question) -> bytes:
     return b"".join(variant.part_a.ids.tobytes() + repr(variant.candidates).encode() for variant in question.variants)
 
 
-class ClozeJob(Job):
+class ClozeJob(TuningJob):
     """Questions with a network."""
 
     groups = ("cloze",)

@@ -26,7 +26,7 @@ from ..network.model import GLMModel
 from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
 from ..training.step import LossModule
-from .jobs import SPLITS, Evaluation, Job, Plan, digest_of
+from .jobs import SPLITS, Evaluation, Plan, TuningJob, digest_of
 from .recipe import FinetuneRecipe
 
 HELD = 0.1  # share of the documents kept for evaluation where no dev file is named
@@ -81,12 +81,12 @@ class DocumentPlan(Plan):
         """Whether there are documents of this split."""
         return split in self.shards
 
-    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
+    def job(self, model: GLMModel, seed: int, precision: str) -> TuningJob:
         """The documents with a network."""
         return DocumentJob(self, model, seed, precision)
 
 
-class DocumentJob(Job):
+class DocumentJob(TuningJob):
     """Documents with a network."""
 
     groups = OBJECTIVE_NAMES

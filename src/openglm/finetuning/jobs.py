@@ -1,7 +1,7 @@
 """What every kind of fine-tuning brings to the run: a plan, and for each seed a job.
 
     files -> Plan: examples read, checked, tokenized    (once, before any weight is loaded)
-    Plan + network -> Job: module, batches, evaluation  (once per seed)
+    Plan + network -> TuningJob: module, batches, evaluation  (once per seed)
 
 A kind is one module with these two classes. Knows nothing about the loop, files of a run, or
 what any kind does.
@@ -38,7 +38,7 @@ class Evaluation:
         loss: mean, in nats.
         metrics: name -> value, in percent; higher is better.
         predictions: what the network says of each example, plain values.
-        confusion: [L, L] how often label (row) was taken for label (column); None if there are
+        confusion: [L, L] how often the true label (row) was predicted as a label (column); None if there are
             no labels.
     """
 
@@ -83,7 +83,7 @@ class Epochs:
         return self._order[place * self.size : (place + 1) * self.size]
 
 
-class Job(ABC):
+class TuningJob(ABC):
     """A network with a task.
 
     Attributes:
@@ -147,7 +147,7 @@ class Plan(ABC):
         self.digest = ""
 
     @abstractmethod
-    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
+    def job(self, model: GLMModel, seed: int, precision: str) -> TuningJob:
         """The task with a network, whose parameters to train have been chosen by then."""
 
     @abstractmethod
@@ -178,7 +178,7 @@ def weights_of(gold: Sequence[int], labels: int, how: str) -> NDArray[np.float64
 
 
 def confusion_of(gold: Sequence[int], predicted: Sequence[int], labels: int) -> list[list[int]]:
-    """[L, L] counts: rows are what was right, columns what was said."""
+    """[L, L] counts: rows are the true labels, columns the predicted ones."""
     out = np.zeros((labels, labels), np.int64)
     np.add.at(out, (np.asarray(gold, np.int64), np.asarray(predicted, np.int64)), 1)
     return [[int(value) for value in row] for row in out]

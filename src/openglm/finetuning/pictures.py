@@ -24,7 +24,7 @@ INK, PALE = "#333333", "#D9D9D9"
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], output: Path, *, title: str = "") -> bool:
-    """Draw counts as a PNG; rows are what was right, columns what was said.
+    """Draw counts as a PNG; rows are the true labels, columns the predicted ones.
 
     Args:
         counts: [L, L].
@@ -65,8 +65,8 @@ def _draw(axes: Axes, counts: np.ndarray, names: Sequence[str], fonts: list[str]
     places = range(len(names))
     axes.set_xticks(places, names, rotation=90 if many else 0, family=fonts, fontsize=7 if len(names) > 40 else 9.5)
     axes.set_yticks(places, names, family=fonts, fontsize=7 if len(names) > 40 else 9.5)
-    axes.set_xlabel("said", color=INK)
-    axes.set_ylabel("right", color=INK)
+    axes.set_xlabel("predicted", color=INK)
+    axes.set_ylabel("true", color=INK)
     axes.tick_params(labelcolor=INK, color=PALE)
     for side in axes.spines.values():
         side.set_color(PALE)

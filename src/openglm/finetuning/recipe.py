@@ -37,7 +37,7 @@ CONTINUE = Objectives(token=0.0, sentence=0.0, document=1.0, document_infill=0.0
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class ExampleFiles:
     """Where the examples are. Paths are relative to the working directory.
 
     Attributes:
@@ -149,7 +149,7 @@ def _is_seed(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class TuningOptions:
     """Length and bookkeeping.
 
     Attributes:
@@ -184,7 +184,7 @@ class RunOptions:
     activation_checkpointing: bool = False
     workers: int = 0
     log_every: int = 10
-    save_every: int = 200
+    save_every: int = 50
     keep_states: bool = False
     untuned: bool = True
 
@@ -210,10 +210,10 @@ class RunOptions:
 
 
 SECTIONS: Mapping[str, Any] = {
-    "data": DataOptions,
+    "data": ExampleFiles,
     "method": MethodOptions,
     "objective": ObjectiveOptions,
-    "run": RunOptions,
+    "run": TuningOptions,
 }
 PLAIN = ("kind", "model", "output", "task", "pattern", "optimizer", "spans")
 
@@ -236,14 +236,14 @@ class FinetuneRecipe:
     """
 
     kind: str
-    data: DataOptions
+    data: ExampleFiles
     model: str = "default"
     output: str = ""
     task: Any = None
     pattern: PatternIndices = 0
     method: MethodOptions = MethodOptions()
     objective: ObjectiveOptions = ObjectiveOptions()
-    run: RunOptions = RunOptions()
+    run: TuningOptions = TuningOptions()
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     spans: Mapping[str, Any] = field(default_factory=dict)
 

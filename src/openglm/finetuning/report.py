@@ -14,9 +14,9 @@ from typing import Any
 
 from ..errors import DataError, MissingLibraryError, TrainingError
 from ..files import replacing, write_atomically
+from ..markdown import markdown_table
 from ..reporting.curves import draw_curves
 from ..reporting.report import LOG_FILE
-from ..reporting.tables import markdown_table
 from .pictures import WITH_COUNTS, draw_confusion
 from .recipe import FinetuneRecipe
 from .results import FinetuneResult, RunResult, Summary
@@ -92,7 +92,7 @@ def markdown(result: FinetuneResult, recipe: FinetuneRecipe, title: str, environ
     if result.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in result.notes))
     parts.append("## Runs\n\n" + _runs_table(result.runs))
-    parts.append("## Made with\n\n" + markdown_table([["", ""], *map(list, environment.items())]))
+    parts.append("## Made with\n\n" + markdown_table(["", ""], [[key, value] for key, value in environment.items()]))
     settings = yaml.safe_dump(json.loads(json.dumps(recipe.to_dict())), sort_keys=False, allow_unicode=True, width=100)
     parts.append(f"## Recipe\n\n```yaml\n{settings.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -116,7 +116,7 @@ def results_sections(result: FinetuneResult) -> list[str]:
             row += ["  ".join(f"{value:.2f}" for value in summary.values)] if several else []
             row += [f"{untuned[name]:.2f}" if name in untuned else ""] if untuned else []
             rows.append(row)
-        out.append(f"## On the {split} file\n\n{markdown_table([heading, *rows])}\n\nMetrics in percent, loss in nats.")
+        out.append(f"## On the {split} file\n\n{markdown_table(heading, rows)}\n\nMetrics in percent, loss in nats.")
     return out
 
 
@@ -128,11 +128,10 @@ def shown(summary: Summary) -> str:
 def confusion_section(run: RunResult, split: str, labels: Sequence[str]) -> str:
     """Counts in a table, or of many labels their numbers and the pairs most often confused."""
     counts = run.confusion[split]
-    head = f"## Confusions on the {split} file\n\nRows are what was right, columns what was said."
+    head = f"## Confusions on the {split} file\n\nRows are the true labels, columns the predicted ones."
     if len(labels) <= WITH_COUNTS:
         names = [f"{number} {label}" for number, label in enumerate(labels, 1)]
-        lines = [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)]
-        body = markdown_table([["", *names], *lines])
+        body = markdown_table(["", *names], [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)])
         return f"{head}\n\n{body}\n\n![Confusion matrix]({CONFUSION})"
     pairs = sorted(
         ((counts[i][j], i, j) for i in range(len(labels)) for j in range(len(labels)) if i != j and counts[i][j]),
@@ -140,8 +139,8 @@ def confusion_section(run: RunResult, split: str, labels: Sequence[str]) -> str:
     )
     rows = [[labels[i], labels[j], str(count)] for count, i, j in pairs[:20]]
     numbers = ", ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
-    body = markdown_table([["right", "said", "times"], *rows])
-    return f"{head}\n\n{body}\n\n![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
+    often = markdown_table(["true", "predicted", "times"], rows)
+    return f"{head}\n\n{often}\n\n![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
 
 
 def _runs_table(runs: Sequence[RunResult]) -> str:
@@ -151,4 +150,4 @@ def _runs_table(runs: Sequence[RunResult]) -> str:
         for run in runs
     ]
     names = [f"{split} {name}" for split in runs[0].metrics for name in runs[0].metrics[split]]
-    return markdown_table([["seed", "best after", "updates", "tokens", "time", *names], *rows])
+    return markdown_table(["seed", "best after", "updates", "tokens", "time", *names], rows)

@@ -21,7 +21,7 @@ class RunResult:
         tokens: read in training.
         loss: split -> mean loss of the best weights in nats.
         metrics: split -> metric -> value in percent.
-        confusion: split -> [L, L]; rows are what was right, columns what was said.
+        confusion: split -> [L, L]; rows are the true labels, columns the predicted ones.
     """
 
     seed: int
@@ -69,12 +69,12 @@ class FinetuneResult:
     """
 
     output: Path
-    model: Path | None
-    runs: tuple[RunResult, ...]
-    best: RunResult | None
+    model: Path | None = None
+    runs: tuple[RunResult, ...] = ()
+    best: RunResult | None = None
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    finished: bool = True
+    finished: bool = False
     untuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def summary(self, split: str) -> dict[str, Summary]:

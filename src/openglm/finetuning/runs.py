@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,12 +33,12 @@ from .adapters import save_adapter
 from .classify import ClassifyPlan
 from .cloze import ClozePlan
 from .documents import DocumentPlan
-from .jobs import Job, Measure, Plan
+from .jobs import Measure, Plan, TuningJob
 from .recipe import FinetuneRecipe, loop_options
 from .report import CURVES, results_sections, seed_folder, write_report
 from .results import FinetuneResult, RunResult
 from .seq2seq import Seq2SeqPlan
-from .tuner import Surroundings, Tuner, fresh_job, plain_model
+from .tuner import RunContext, Tuner, fresh_job, plain_model
 
 MODEL_FOLDER, ADAPTER_FOLDER, PROMPT_FOLDER = "model", "adapter", "prompt"
 PLANS: Mapping[str, type[Plan]] = {
@@ -56,7 +57,7 @@ def run(
     track: str = "none",
     quiet: bool = False,
     stop_at: int | None = None,
-    deadline: float | None = None,
+    max_seconds: float | None = None,
     measure: Measure | None = None,
 ) -> FinetuneResult:
     """Fine-tune as the recipe says; go on with what is in its folder.
@@ -65,8 +66,9 @@ def run(
         device: "auto", or what torch calls a device.
         track: see `training.trackers`.
         quiet: say nothing on standard error.
-        stop_at: make no more than so many updates per seed; deadline: begin none after this
-            reading of `time.monotonic`. An unfinished run returns `finished=False`.
+        stop_at: make no more than so many updates per seed.
+        max_seconds: begin no update after so many seconds of training; what comes before the
+            first update does not count. An unfinished run returns `finished=False`.
         measure: for seq2seq, the finished model writes the targets of the dev and test files,
             and this measures them; so does the untuned one.
 
@@ -82,25 +84,30 @@ def run(
     if not quiet:
         for note in plan.notes:
             print(f"openglm: note: {note}", file=sys.stderr)
-    around = Surroundings(processes, track, quiet, stop_at, deadline, measure)
-    untuned = _untuned(recipe, plan, checkpoint, around)
+    context = RunContext(processes, track=track, quiet=quiet, stop_at=stop_at, measure=measure)
+    result = FinetuneResult(
+        recipe.folder,
+        labels=plan.labels,
+        notes=tuple(plan.notes),
+        untuned=_untuned(recipe, plan, checkpoint, context),
+    )
+    if max_seconds is not None:
+        context = dataclasses.replace(context, deadline=time.monotonic() + max_seconds)
     done: list[RunResult] = []
     for seed in recipe.run.seeds:
-        tuner = Tuner(recipe, plan, checkpoint, seed, seed_folder(recipe.folder, seed), around)
-        result = tuner.run()
-        if result is None:
-            return FinetuneResult(
-                recipe.folder, None, tuple(done), None, plan.labels, tuple(plan.notes), False, untuned
-            )
-        done.append(result)
+        found = _tuner(recipe, plan, checkpoint, seed, context).run()
+        if found is None:
+            return dataclasses.replace(result, runs=tuple(done))
+        done.append(found)
     best = max(done, key=lambda each: _rank(plan, each))
-    out = FinetuneResult(
-        recipe.folder, recipe.folder / MODEL_FOLDER, tuple(done), best, plan.labels, tuple(plan.notes), True, untuned
-    )
-    tuner = Tuner(recipe, plan, checkpoint, best.seed, seed_folder(recipe.folder, best.seed), around)
-    job = tuner.restore_best()
-    _leave(out, recipe, plan, job, processes.device)
-    return out
+    result = dataclasses.replace(result, model=recipe.folder / MODEL_FOLDER, runs=tuple(done), best=best, finished=True)
+    job = _tuner(recipe, plan, checkpoint, best.seed, context).restore_best()
+    _leave(result, recipe, plan, job, processes.device)
+    return result
+
+
+def _tuner(recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, seed: int, context: RunContext) -> Tuner:
+    return Tuner(recipe, plan, checkpoint, seed, seed_folder(recipe.folder, seed), context)
 
 
 def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
@@ -127,13 +134,13 @@ def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
 
 
 def _untuned(
-    recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, around: Surroundings
+    recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, context: RunContext
 ) -> dict[str, dict[str, float]]:
     """What the model does before training; kept in the folder, so that a run that goes on need not look again."""
     if recipe.kind == "classify" or not recipe.run.untuned:
         return {}  # a fresh head knows nothing
     path = recipe.folder / ".untuned.json"
-    key = f"{plan.digest} {checkpoint.folder} {recipe.pattern} {recipe.objective} {around.measure is None}"
+    key = f"{plan.digest} {checkpoint.folder} {recipe.pattern} {recipe.objective} {context.measure is None}"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.pop("key") == key:
@@ -141,12 +148,12 @@ def _untuned(
     except (OSError, ValueError, KeyError):
         pass
     plain = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, name="full", layers=0))
-    job = fresh_job(plain, plan, checkpoint, 0, around.processes.device)
+    job = fresh_job(plain, plan, checkpoint, 0, context.processes.device)
     job.module.eval()
     out: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for split in ("dev", "test"):
-            found = job.evaluate_fully(split, around.measure)
+            found = job.evaluate_fully(split, context.measure)
             if found is not None:
                 out[split] = {**found.metrics, "loss": found.loss}
     write_atomically(path, json.dumps({"key": key, **out}).encode())
@@ -160,7 +167,7 @@ def _rank(plan: Plan, result: RunResult) -> tuple[float, float]:
     return value, -result.loss["dev"]
 
 
-def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Job, device: torch.device) -> None:
+def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: TuningJob, device: torch.device) -> None:
     """Write model, adapter or prompt, report and card."""
     assert result.best is not None
     output, folder = result.output, result.output / MODEL_FOLDER

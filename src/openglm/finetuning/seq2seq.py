@@ -30,7 +30,7 @@ from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
 from ..training.loss import linear_cross_entropy
 from ..training.step import predicting_states
-from .jobs import SPLITS, Epochs, Evaluation, Job, Measure, Plan, digest_of
+from .jobs import SPLITS, Epochs, Evaluation, Measure, Plan, TuningJob, digest_of
 from .recipe import FinetuneRecipe
 from .tasks import note_overlap
 
@@ -143,12 +143,12 @@ class Seq2SeqPlan(Plan):
         """Whether there are pairs of this split."""
         return split in self.pairs
 
-    def job(self, model: GLMModel, seed: int, precision: str) -> Job:
+    def job(self, model: GLMModel, seed: int, precision: str) -> TuningJob:
         """The pairs with a network."""
         return Seq2SeqJob(self, model, seed, precision)
 
 
-class Seq2SeqJob(Job):
+class Seq2SeqJob(TuningJob):
     """Pairs with a network."""
 
     groups = ("targets",)

@@ -6,6 +6,7 @@ Knows examples and labels; nothing about networks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..tasks.task_files import from_values
 from .recipe import FinetuneRecipe
 
 UNNAMED = "task"
+LABEL_METRICS = ("accuracy", "macro_f1")
 SHORT_FORMS = ("pattern", "patterns", "verbalizer", "label", "text_fields", "metrics", "title", "name")
 
 
@@ -50,6 +52,13 @@ def task_of(recipe: FinetuneRecipe) -> Task:
         "cloze fine-tuning needs a task: a pattern with a blank and a verbalizer "
         "(--pattern and --verbalizer), or the name or file of a task (--task)"
     )
+
+
+def measured_by(task: Task, metric: str) -> Task:
+    """The task, measured by a further metric that any task with labels can be measured by."""
+    if metric not in LABEL_METRICS or metric in task.metrics or not task.labels:
+        return task
+    return dataclasses.replace(task, metrics=(*task.metrics, metric))
 
 
 def title_of(recipe: FinetuneRecipe, task: Task) -> str:
@@ -211,5 +220,8 @@ def checked_metric(wanted: str, known: Sequence[str]) -> str:
         TrainingError: the task is not measured by it.
     """
     if wanted and wanted != "loss" and wanted not in known:
-        raise TrainingError(f"run.metric {wanted!r}: the task is measured by {', '.join(known)}, or loss")
+        raise TrainingError(
+            f"run.metric {wanted!r}: the task is measured by {', '.join(known)}, or loss; "
+            "other metrics stand under `metrics` in a task file"
+        )
     return "" if wanted == "loss" else wanted or (known[0] if known else "")

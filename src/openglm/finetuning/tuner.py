@@ -31,7 +31,7 @@ from ..training.parallel import Processes
 from ..training.state import states
 from ..training.state_formats import remove
 from .adapters import merge
-from .jobs import Evaluation, Job, Measure, Plan
+from .jobs import Evaluation, Measure, Plan, TuningJob
 from .methods import choose_parameters, count, set_dropout, trained
 from .recipe import FinetuneRecipe, loop_options, optimizer_of
 from .results import RunResult
@@ -52,8 +52,8 @@ class QuietReport(Report):
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a run has around it, whatever its seed.
+class RunContext:
+    """What surrounds a run, whatever its seed.
 
     Attributes:
         processes: of the run.
@@ -70,7 +70,7 @@ class Surroundings:
     measure: Measure | None = None
 
 
-def fresh_job(recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, seed: int, device: torch.device) -> Job:
+def fresh_job(recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, seed: int, device: torch.device) -> TuningJob:
     """A network with the weights it starts from, its parameters to train chosen, and its task."""
     model = checkpoint.network(device=str(device), dtype=torch.float32, applies=(HEAD,))
     for parameter in model.parameters():
@@ -98,10 +98,10 @@ class Tuner:
         checkpoint: Checkpoint,
         seed: int,
         folder: Path,
-        around: Surroundings,
+        context: RunContext,
     ) -> None:
-        self.recipe, self.plan, self.seed, self.folder, self.around = recipe, plan, seed, folder, around
-        device = around.processes.device
+        self.recipe, self.plan, self.seed, self.folder, self.context = recipe, plan, seed, folder, context
+        device = context.processes.device
         self.job = fresh_job(recipe, plan, checkpoint, seed, device)
         self.options = loop_options(recipe, self.job.batches, seed, on_gpu=device.type == "cuda")
         self.optimizer = optimizer_of(recipe, checkpoint.config.num_parameters)
@@ -139,13 +139,13 @@ class Tuner:
         if done is not None:
             return done
         begin = time.monotonic()
-        around, report = self.around, self._open_report()
+        context, report = self.context, self._open_report()
         self._report = report
         try:
             self._loop = Loop(
-                self._task(), self.options, self.optimizer, self.folder, processes=around.processes, report=report
+                self._task(), self.options, self.optimizer, self.folder, processes=context.processes, report=report
             )
-            if not self._loop.run(stop_at=around.stop_at, deadline=around.deadline):
+            if not self._loop.run(stop_at=context.stop_at, deadline=context.deadline):
                 return None
         finally:
             report.close()
@@ -153,7 +153,7 @@ class Tuner:
             self._keep(self._loop.done)
         return self._finish(time.monotonic() - begin)
 
-    def restore_best(self) -> Job:
+    def restore_best(self) -> TuningJob:
         """The job with the best weights of a finished run, in evaluation mode."""
         load_trained(self.folder / BEST_FILE, self.job.holder)
         self.job.module.eval()
@@ -162,11 +162,11 @@ class Tuner:
     # --- inside ---------------------------------------------------------------------------
 
     def _open_report(self) -> Report:
-        kind = QuietReport if self.around.quiet else Report
+        kind = QuietReport if self.context.quiet else Report
         name = f"{self.folder.resolve().parent.name}-{self.folder.name}"
-        interactive = False if self.around.quiet else None
+        interactive = False if self.context.quiet else None
         return kind(
-            self.folder, total_steps=self.options.steps, track=self.around.track, run_name=name,
+            self.folder, total_steps=self.options.steps, track=self.context.track, run_name=name,
             config=self.recipe.to_dict(), interactive=interactive,
         )  # fmt: skip
 
@@ -236,7 +236,7 @@ class Tuner:
         found: dict[str, Evaluation] = {}
         with torch.no_grad():
             for split in ("dev", "test"):
-                evaluation = job.evaluate_fully(split, self.around.measure)
+                evaluation = job.evaluate_fully(split, self.context.measure)
                 if evaluation is not None:
                     found[split] = evaluation
         trained_numbers, all_numbers = count(job.holder)
@@ -284,7 +284,7 @@ def load_trained(path: Path, holder: nn.Module) -> None:
             parameter.copy_(tensors[name])
 
 
-def plain_model(job: Job) -> GLMModel:
+def plain_model(job: TuningJob) -> GLMModel:
     """The network without what the method added: adapters merged, no prompt."""
     merge(job.model)
     remove_prompt(job.model)

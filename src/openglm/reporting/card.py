@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..files import replacing, write_atomically
+from ..markdown import markdown_table
 from ..network.config import BLANK_KINDS
-from .tables import markdown_table
 
 if TYPE_CHECKING:
     import torch
@@ -143,15 +143,15 @@ def _data_table(data: Sequence[Mapping[str, Any]]) -> str:
         return ""
     columns = [(key, heading) for key, heading in DATA_COLUMNS if any(corpus.get(key) is not None for corpus in data)]
     rows = [[_cell(corpus.get(key)) for key, _ in columns] for corpus in data]
-    return "## Data\n\n" + markdown_table([[heading for _, heading in columns], *rows])
+    return "## Data\n\n" + markdown_table([heading for _, heading in columns], rows)
 
 
 def _loss_table(validation: Mapping[str, float | None], steps: int) -> str:
     if not validation:
         return ""
     rows = [[_cell(name), *_loss_cells(value)] for name, value in validation.items()]
-    table = markdown_table([["held out", "loss, nats per token", "perplexity"], *rows])
-    return f"## Validation\n\nOn held-out documents, after update {steps:,}:\n\n{table}"
+    losses = markdown_table(["held out", "loss, nats per token", "perplexity"], rows)
+    return f"## Validation\n\nOn held-out documents, after update {steps:,}:\n\n{losses}"
 
 
 def _loss_cells(loss: float | None) -> tuple[str, str]:
@@ -173,8 +173,9 @@ def _picture(folder: Path, curves: Path | None) -> str:
 def _environment_table(environment: Mapping[str, str]) -> str:
     if not environment:
         return ""
-    rows = [[_cell(key), _cell(value)] for key, value in environment.items()]
-    return "## Trained with\n\n" + markdown_table([["", ""], *rows])
+    return "## Trained with\n\n" + markdown_table(
+        ["", ""], [[_cell(key), _cell(value)] for key, value in environment.items()]
+    )
 
 
 def _cell(value: Any) -> str:

@@ -82,7 +82,7 @@ def section(kind: type[T], values: Any, name: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise TrainingError(f"unknown key {key!r} in {name}.{suggest(str(key), fields)}")
+            raise TrainingError(f"unknown key {key!r} in {name}.{suggest(str(key), fields)} Known: {', '.join(fields)}")
     missing = [
         key
         for key, field in fields.items()
