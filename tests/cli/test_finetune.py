@@ -81,7 +81,7 @@ def test_a_recipe_with_flags_that_win(
     assert (settings["run"]["steps"], settings["run"]["dropout"], settings["run"]["batch_size"]) == (2, 0.0, 4)
     assert settings["method"]["name"] == "lora"
     assert settings["method"]["rank"] == 2
-    assert (tmp_path / "run/adapter/adapter.safetensors").exists()
+    assert (tmp_path / "run/adapter/adapter_model.safetensors").exists()
 
 
 def recipe_of(*flags: str) -> FinetuneRecipe:

@@ -196,7 +196,7 @@ def test_only_what_is_named_is_trained(make: Make, method: dict[str, Any]) -> No
 @pytest.mark.usefixtures("no_pictures")
 def test_an_adapter_is_left_beside_the_merged_model(make: Make, tmp_path: Path, base: Path) -> None:
     from openglm.checkpoints.native import load_model
-    from openglm.finetuning.adapters import load_adapter
+    from openglm.finetuning.adapter_files import load_adapter
 
     run(make(method={"name": "lora"}, run={"steps": 4}), device="cpu", quiet=True)
     merged, other = load_model(tmp_path / "run/model"), load_model(base)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openglm.finetuning import pictures
-from openglm.finetuning.pictures import draw_confusion, fonts_for
-from openglm.finetuning.report import confusion_section
+from openglm.finetuning.pictures import draw_confusion
+from openglm.finetuning.report import confusion_section, pictured_split
 from openglm.finetuning.results import RunResult
+from openglm.reporting import fonts
+from openglm.reporting.fonts import fonts_for, writable
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -31,7 +32,7 @@ def test_it_is_drawn(tmp_path: Path, labels: int) -> None:
 
 
 def test_names_that_no_font_can_write_become_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "CHINESE_FONTS", ())
+    monkeypatch.setattr(fonts, "_families", lambda: [])
     assert fonts_for(["plain", "mit Umlaut ü"]) == ["DejaVu Sans"]
     assert fonts_for(["满意"]) == []
     with warnings.catch_warnings():
@@ -51,3 +52,28 @@ def test_the_report_tells_the_numbers() -> None:
     text = confusion_section(many, "dev", [f"l{number}" for number in range(30)])
     assert text.index("| l2 | l3 | 6 |") < text.index("| l4 | l7 | 5 |")
     assert "5 l4" in text
+
+
+def test_one_unwritable_name_is_spelt_by_code_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "_families", lambda: [])
+    assert writable("plain ü") == "plain ü"
+    assert writable("满 a") == "U+6EE1  a"
+
+
+def test_any_installed_font_that_has_the_characters_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is called: fonts with Chinese signs have many names."""
+    has = {"DejaVu Sans": "abc", "Some Font": "ab", "Kai": "满意"}
+    known = {family: frozenset(map(ord, signs)) for family, signs in has.items()}
+    monkeypatch.setattr(fonts, "_families", lambda: ["Some Font", "Kai"])
+    monkeypatch.setattr(fonts, "_signs_of", known.__getitem__)
+    assert fonts_for(["满意", "a"]) == ["DejaVu Sans", "Kai"]
+    assert fonts_for(["满足"]) == []
+
+
+def test_the_picture_stands_once_and_its_key_below_it() -> None:
+    """A run with dev and test has two tables of counts, and one picture: that of the test file."""
+    run = RunResult(0, 1, 1, 1.0, 1, 1, confusion={"dev": [[3, 1], [0, 2]], "test": [[1, 1], [0, 4]]})
+    assert pictured_split(run) == "test"
+    with_picture = confusion_section(run, "test", ("满意", "失望"))
+    assert with_picture.endswith("![Confusion matrix](confusion_matrix.png)\n\nLabels: 1 满意, 2 失望.")
+    assert "confusion_matrix.png" not in confusion_section(run, "dev", ("满意", "失望"), picture=False)

@@ -204,3 +204,33 @@ def test_states_of_another_recipe_are_refused(make: Make, tmp_path: Path) -> Non
     tuned(make(), stop_at=2)
     with pytest.raises(TrainingError, match=r"of another run: method.name was full and is bias"):
         tuned(make(method={"name": "bias"}))
+
+
+def test_the_report_shows_what_trained(make: Make, tmp_path: Path, no_pictures: None) -> None:
+    """Values that a recipe leaves open are in the report and the card as they were decided."""
+    result = run(make(run={"steps": 0, "epochs": 2.0, "evaluations": 1}, optimizer={}), quiet=True)
+    shown = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))["recipe"]
+    assert shown["run"]["steps"] == result.runs[0].steps == 4
+    assert shown["run"]["epochs"] == 2.0
+    assert shown["run"]["precision"] == "fp32"
+    assert shown["optimizer"]["learning_rate"] == 0.005
+    text = (tmp_path / "run/report.md").read_text(encoding="utf-8")
+    assert "optimizer: {}" not in text
+    assert "epochs: 0.0" not in text
+    assert text.count("confusion_matrix.png") == 1
+
+
+def test_numbered_labels_have_the_words_that_stand_for_them(make: Make, files: dict[str, str], tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in Path(files["train"]).read_text(encoding="utf-8").splitlines()]
+    path = tmp_path / "numbered.jsonl"
+    rows = [{**line, "label": {"yes": "100", "no": "101"}[line["label"]]} for line in lines]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = {"train": str(path), "dev": (), "test": ()}
+    task = {
+        "pattern": "{sentence:shorten} That is [MASK].",
+        "verbalizer": {"100": ["found", "the river"], "101": "sold"},
+    }
+    plan, _ = prepare(make(data=data, task=task))
+    assert (plan.labels, plan.names) == (("100", "101"), ("100 found", "101 sold"))
+    plan, _ = prepare(make())
+    assert plan.names == plan.labels == ("yes", "no")

@@ -133,3 +133,23 @@ def test_layouts_of_similar_length_share_a_batch(make: Make, pairs: str) -> None
     plan, _ = job_of(make("seq2seq", data={"train": pairs, "dev": (), "test": ()}))
     groups = by_length([pair.layout for pair in plan.pairs["train"]])
     assert sorted(i for group in groups for i in group) == [0, 1, 2, 3]
+
+
+def test_the_card_shows_a_text_of_the_kind_it_has_learnt(
+    make: Make, pairs: str, tmp_path: Path, no_pictures: None
+) -> None:
+    run(make("seq2seq", data={"train": pairs, "dev": (), "test": ()}, run={"untuned": False}), quiet=True)
+    card = (tmp_path / "run/model/README.md").read_text(encoding="utf-8")
+    assert '"the old teacher[sMASK]"' in card
+    assert "capital of France" not in card
+
+
+def test_an_example_is_short_and_safe_to_type(tmp_path: Path) -> None:
+    from openglm.blanks import BlankedText
+    from openglm.finetuning.seq2seq import example_of
+    from openglm.reporting.card import _usage
+
+    assert example_of(BlankedText.parse("a" * 90 + "[gMASK]")) == "a" * 59 + "…[gMASK]"
+    shown = _usage("model", 'He paid $5 for "it" [MASK]')
+    assert """'He paid $5 for "it" [MASK]'""" in shown
+    assert 'model.fill("He paid $5 for \\"it\\" [MASK]")' in shown

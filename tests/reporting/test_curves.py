@@ -164,3 +164,15 @@ def test_logs_without_a_curve(tmp_path: Path) -> None:
         draw_curves(tmp_path / "log.jsonl", output)
     assert output.read_bytes() == b"the picture before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.jsonl"]
+
+
+@pytest.mark.parametrize("sources", [1, 4])
+def test_the_key_covers_no_curve(tmp_path: Path, sources: int) -> None:
+    validation = {f"source {i}/token": np.array([[1.0, 9.0], [9.0, 9.0]]) for i in range(sources)}
+    figure = figure_of(Curves(training={"token": np.array([[1.0, 9.0], [10.0, 1.0]])}, validation=validation))
+    figure.canvas.draw()
+    box = figure.axes[0].get_legend().get_window_extent()
+    for axes in figure.axes:
+        assert not box.overlaps(axes.get_window_extent())
+        assert not box.overlaps(axes.xaxis.get_tightbbox())
+    assert box.y0 >= 0

@@ -4,31 +4,26 @@
 
 A is drawn at random and B starts at 0, so an adapter that has not been trained changes
 nothing. Parameter names of the network stay what they are; those of a layer with an adapter
-are joined by `lora_a` and `lora_b`. An adapter is saved alone, as a small folder that names
-the model it belongs to, and can be put on that model again or merged into its weights.
+are joined by `lora_a` and `lora_b`. `adapter_files.py` saves an adapter alone.
 
-Knows networks and files; nothing about tasks or how anything is trained.
+Knows networks; nothing about files, tasks or how anything is trained.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoints import beside
-from ..errors import CheckpointError, OptionError
-from ..files import write_atomically
+from ..errors import OptionError
+from ..network.cpu_linear import linear
 from ..network.layers import Linear
 from ..network.model import GLMModel
 
-WEIGHTS_FILE, SETTINGS_FILE = "adapter.safetensors", "adapter.json"
-FORMAT = "openglm-lora"
 # What a target names, by the last part of a layer's name.
 TARGETS = {
     "query_key_value": ("query_key_value",),
@@ -73,14 +68,14 @@ class LoraLinear(Linear):
         lora_a: [rank, in], lora_b: [out, rank].
     """
 
-    def __init__(self, base: nn.Linear, options: LoraOptions) -> None:
+    def __init__(self, base: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
-        self.scale = options.alpha / options.rank
-        self.dropout = nn.Dropout(options.dropout)
-        self.lora_a = nn.Parameter(base.weight.new_empty(options.rank, base.in_features))
-        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, options.rank))
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.lora_a = nn.Parameter(base.weight.new_empty(rank, base.in_features))
+        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
         with torch.no_grad():
             bound = 1 / math.sqrt(base.in_features)
             self.lora_a.uniform_(-bound, bound)
@@ -88,7 +83,7 @@ class LoraLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         change = F.linear(F.linear(self.dropout(x), self.lora_a), self.lora_b)
-        return F.linear(x, self.weight, self.bias) + self.scale * change
+        return linear(x, self.weight, self.bias) + self.scale * change
 
     @torch.no_grad()
     def merged(self) -> Linear:
@@ -107,104 +102,33 @@ def add_adapter(model: GLMModel, options: LoraOptions) -> None:
         OptionError: the network has one already.
     """
     names = {name for target in options.targets for name in TARGETS[target]}
-    for parent, name, layer in list(_linears(model)):
-        if isinstance(layer, LoraLinear):
-            raise OptionError("this network has an adapter already; merge it first")
-        if name in names:
-            setattr(parent, name, LoraLinear(layer, options))
+    layers = [name for name in linear_layers(model) if name.rpartition(".")[2] in names]
+    put_adapter(model, dict.fromkeys(layers, (options.rank, options.alpha / options.rank)), options.dropout)
+
+
+def put_adapter(model: GLMModel, layers: Mapping[str, tuple[int, float]], dropout: float = 0.0) -> None:
+    """Put a fresh adapter on the layers named, in the network's order, with a rank and a scale each."""
+    if adapter_parameters(model):
+        raise OptionError("this network has an adapter already; merge it first")
+    for name, layer in linear_layers(model).items():
+        if name in layers:
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, LoraLinear(layer, *layers[name], dropout))
+
+
+def linear_layers(model: GLMModel) -> dict[str, nn.Linear]:
+    """Layers that an adapter can be put on, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 def merge(model: GLMModel) -> None:
     """Add the adapter of a network to its weights in place; a network without one stays as it is."""
-    for parent, name, layer in list(_linears(model)):
+    for name, layer in linear_layers(model).items():
         if isinstance(layer, LoraLinear):
-            setattr(parent, name, layer.merged())
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, layer.merged())
 
 
 def adapter_parameters(model: GLMModel) -> dict[str, nn.Parameter]:
     """The parameters of the adapter by name; empty if there is none."""
     return {name: value for name, value in model.named_parameters() if name.endswith((".lora_a", ".lora_b"))}
-
-
-def save_adapter(folder: Path, model: GLMModel, options: LoraOptions, *, base_model: str) -> None:
-    """Write the adapter of a network as a folder, each file complete or not at all.
-
-    Args:
-        base_model: name or path of the model that it belongs to.
-
-    Raises:
-        OptionError: the network has no adapter.
-    """
-    from safetensors.torch import save
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in adapter_parameters(model).items()}
-    if not tensors:
-        raise OptionError("this network has no adapter to save")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS_FILE, save(tensors))
-    settings = {"base_model": base_model, **asdict(options), "targets": list(options.targets)}
-    beside.write_settings(folder / SETTINGS_FILE, FORMAT, settings)
-
-
-def read_settings(folder: Path) -> tuple[LoraOptions, str]:
-    """The size of a saved adapter and the model that it belongs to.
-
-    Raises:
-        CheckpointError: not a folder of an adapter.
-    """
-    path = folder / SETTINGS_FILE
-    try:
-        values = beside.read_settings(path, FORMAT)
-        base_model = str(values.pop("base_model"))
-        return LoraOptions(**values), base_model
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the settings of an adapter ({error})") from error
-
-
-def load_adapter(model: GLMModel, folder: str | Path) -> LoraOptions:
-    """Put a saved adapter on a network in place; `merge` then makes the network a plain one.
-
-    Raises:
-        CheckpointError: missing or damaged files, or an adapter of another network.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    options, base_model = read_settings(folder)
-    path = folder / WEIGHTS_FILE
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    expected = _shapes(model, options)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        wrong = next(name for name in {**expected, **found} if expected.get(name) != found.get(name))
-        raise CheckpointError(
-            f"{path}: of another network: {wrong} is {found.get(wrong, 'missing')} there and "
-            f"{expected.get(wrong, 'unknown')} here; it belongs to {base_model!r}"
-        )
-    add_adapter(model, options)
-    with torch.no_grad():
-        for name, parameter in adapter_parameters(model).items():
-            parameter.copy_(tensors[name])
-    return options
-
-
-def _shapes(model: GLMModel, options: LoraOptions) -> dict[str, tuple[int, ...]]:
-    names = {name for target in options.targets for name in TARGETS[target]}
-    out: dict[str, tuple[int, ...]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in names:
-            out[f"{name}.lora_a"] = (options.rank, module.in_features)
-            out[f"{name}.lora_b"] = (module.out_features, options.rank)
-    return out
-
-
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    parents: Sequence[nn.Module] = list(model.modules())
-    for parent in parents:
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                yield parent, name, child

@@ -26,7 +26,16 @@ from ..tokenizer import Tokenizer
 from .heads import HeadLoss, HeadModel, TextBatch, save_head
 from .jobs import SPLITS, Epochs, Evaluation, Plan, TuningJob, confusion_of, digest_of, weights_of
 from .recipe import FinetuneRecipe
-from .tasks import LABEL_METRICS, check_labels, checked_metric, class_task_of, examples_of, note_overlap, note_shortened
+from .tasks import (
+    LABEL_METRICS,
+    check_labels,
+    checked_metric,
+    class_task_of,
+    examples_of,
+    names_of,
+    note_overlap,
+    note_shortened,
+)
 
 TOKENS_AT_ONCE = 8192
 
@@ -81,6 +90,7 @@ class ClassifyPlan(Plan):
         self.fields = self.fields or _text_fields(examples["train"][0], self.label_field)
         known = dict.fromkeys(label_name(example.get(self.label_field)) for example in examples["train"])
         self.labels = task.labels or tuple(sorted(known))
+        self.names = names_of(self.labels, task.task)
         self.texts = {split: [self._text(example) for example in found] for split, found in examples.items()}
         for split, texts in self.texts.items():
             note_shortened(self.notes, split, texts)

@@ -41,6 +41,7 @@ from .tasks import (
     checked_metric,
     examples_of,
     measured_by,
+    names_of,
     note_overlap,
     note_shortened,
     save_task,
@@ -195,6 +196,7 @@ class ClozePlan(Plan):
         super().__init__(recipe, checkpoint, tokenizer, room)
         self.task: Task = measured_by(task_of(recipe), recipe.run.metric)
         self.title, self.labels = title_of(recipe, self.task), tuple(self.task.labels)
+        self.names = names_of(self.labels, self.task)
         self.scoring = self._scoring()
         self.examples: dict[str, list[Example]] = {
             split: examples for split in SPLITS if (examples := examples_of(recipe, self.task, split))

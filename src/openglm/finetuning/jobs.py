@@ -129,9 +129,11 @@ class Plan(ABC):
         tokenizer, config: of the model.
         notes: what the user should know before training begins.
         data: a mapping per file for the model card: `name`, `documents`, `address`.
-        labels: names of the labels, in order; () if there are none.
+        labels: in order, as the files spell them; () if there are none.
+        names: what people call them.
         metric: by which the best weights are chosen; "" the loss.
         title: what the task is called.
+        example: a text to be filled as the model has learnt to, for its card; "": none in particular.
         digest: differs where the training data do.
     """
 
@@ -142,8 +144,10 @@ class Plan(ABC):
         self.notes: list[str] = []
         self.data: list[dict[str, Any]] = []
         self.labels: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
         self.metric = ""
         self.title = recipe.kind
+        self.example = ""
         self.digest = ""
 
     @abstractmethod

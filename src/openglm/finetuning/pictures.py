@@ -14,13 +14,14 @@ import numpy as np
 
 from ..extras import library
 from ..files import replacing
-from ..reporting.curves import CHINESE_FONTS
+from ..reporting.fonts import PLAIN, fonts_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WITH_COUNTS = 20  # labels up to which every cell says its count
 INK, PALE = "#333333", "#D9D9D9"
+KEY = "no font here has the labels' characters: they are numbered as below the picture in report.md"
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], output: Path, *, title: str = "") -> bool:
@@ -40,21 +41,21 @@ def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], outpu
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    family = fonts_for([*labels, title])
-    fonts = family or ["DejaVu Sans"]
-    names = list(labels) if fonts_for(labels) else [str(number) for number in range(1, len(labels) + 1)]
+    whole = bool(fonts_for(labels))
+    names = list(labels) if whole else [str(number) for number in range(1, len(labels) + 1)]
+    fonts = fonts_for([*names, title]) or fonts_for(names) or [PLAIN]
     size = min(16.0, max(4.5, 0.45 * len(labels) + 2.5))
     figure = Figure(figsize=(size + 0.8, size), dpi=100, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw(axes, np.asarray(counts, np.float64), names, fonts)
-    if title and family:
+    if title and fonts_for([title]):
         axes.set_title(title, color=INK, family=fonts)
-    if not fonts_for(labels):
-        figure.supxlabel("labels are numbered as in report.md", color=INK, fontsize=9)
+    if not whole:
+        figure.supxlabel(KEY, color=INK, fontsize=9)
     with replacing(output) as part:
         figure.savefig(part, format="png")
-    return bool(fonts_for(labels))
+    return whole
 
 
 def _draw(axes: Axes, counts: np.ndarray, names: Sequence[str], fonts: list[str]) -> None:
@@ -76,18 +77,3 @@ def _draw(axes: Axes, counts: np.ndarray, names: Sequence[str], fonts: list[str]
         for column in places:
             colour = "white" if shares[row, column] > 0.55 else INK
             axes.text(column, row, f"{int(counts[row, column])}", ha="center", va="center", color=colour, fontsize=10)
-
-
-def fonts_for(texts: Sequence[str]) -> list[str]:
-    """Font families that can write all of these texts; [] if none of those installed can."""
-    from matplotlib import font_manager, ft2font
-
-    needed = {ord(sign) for text in texts for sign in text if not sign.isspace()}
-    installed = set(font_manager.fontManager.get_font_names())
-    for family in ("DejaVu Sans", *CHINESE_FONTS):
-        if family in installed:
-            font = ft2font.FT2Font(font_manager.findfont(family))
-            needed = {sign for sign in needed if not font.get_char_index(sign)}
-            if not needed:
-                return ["DejaVu Sans"] if family == "DejaVu Sans" else ["DejaVu Sans", family]
-    return []

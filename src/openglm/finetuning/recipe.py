@@ -348,6 +348,20 @@ def optimizer_of(recipe: FinetuneRecipe, parameters: int) -> OptimizerOptions:
     return section(OptimizerOptions, {**values, **recipe.optimizer}, "optimizer")
 
 
+def settled(recipe: FinetuneRecipe, batches: int, parameters: int, *, on_gpu: bool) -> FinetuneRecipe:
+    """The recipe with everything decided that it leaves open, as reports show it.
+
+    Args:
+        batches: micro-batches in one pass over the examples; parameters: of the model.
+    """
+    options = loop_options(recipe, batches, recipe.run.seeds[0], on_gpu=on_gpu)
+    epochs = options.steps * options.accumulate / batches
+    run = dataclasses.replace(recipe.run, steps=options.steps, epochs=round(epochs, 3), precision=options.precision)
+    optimizer = dataclasses.asdict(optimizer_of(recipe, parameters))
+    spans = dataclasses.asdict(recipe.objectives) if recipe.kind in ("infilling", "lm") else recipe.spans
+    return dataclasses.replace(recipe, run=run, optimizer=optimizer, spans=spans)
+
+
 def loop_options(recipe: FinetuneRecipe, batches: int, seed: int, *, on_gpu: bool) -> LoopOptions:
     """The options of the loop.
 

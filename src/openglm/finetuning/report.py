@@ -21,6 +21,7 @@ from .pictures import WITH_COUNTS, draw_confusion
 from .recipe import FinetuneRecipe
 from .results import FinetuneResult, RunResult, Summary
 
+SPLITS = ("test", "dev")  # as reports show them
 REPORT, CURVES, CONFUSION = "report", "curves.png", "confusion_matrix.png"
 
 
@@ -28,6 +29,9 @@ def write_report(
     result: FinetuneResult, recipe: FinetuneRecipe, title: str, environment: Mapping[str, str]
 ) -> list[str]:
     """Write the report and its pictures into the folder of the run.
+
+    Args:
+        recipe: as it was trained by, nothing left open (`recipe.settled`).
 
     Returns:
         What could not be drawn, in words.
@@ -39,10 +43,10 @@ def write_report(
         draw_curves(best_folder / LOG_FILE, output / CURVES, title=output.resolve().name)
     except (DataError, MissingLibraryError, TrainingError) as error:
         missing.append(f"no curves are drawn: {error}")
-    split = next((name for name in ("test", "dev") if name in best.confusion), None)
+    split = pictured_split(best)
     if split is not None:
         try:
-            draw_confusion(best.confusion[split], result.labels, output / CONFUSION, title=f"{title}, {split}")
+            draw_confusion(best.confusion[split], result.names, output / CONFUSION, title=f"{title}, {split}")
         except MissingLibraryError as error:
             missing.append(f"no confusion matrix is drawn: {error}")
     for name in best.loss:
@@ -69,6 +73,7 @@ def as_values(result: FinetuneResult, recipe: FinetuneRecipe, environment: Mappi
         "untuned": {split: dict(values) for split, values in result.untuned.items()},
         "runs": [run.to_dict() for run in result.runs],
         "labels": list(result.labels),
+        "label_names": list(result.names),
         "notes": list(result.notes),
         "environment": dict(environment),
         "recipe": recipe.to_dict(),
@@ -87,7 +92,11 @@ def markdown(result: FinetuneResult, recipe: FinetuneRecipe, title: str, environ
         f"from `{recipe.model}`. The model is that of seed {best.seed}, after {best.step} of {best.steps} updates.",
         *results_sections(result),
         f"![Losses over the updates]({CURVES})",
-        *(confusion_section(best, split, result.labels) for split in ("test", "dev") if split in best.confusion),
+        *(
+            confusion_section(best, split, result.names, picture=split == pictured_split(best))
+            for split in SPLITS
+            if split in best.confusion
+        ),
     ]
     if result.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in result.notes))
@@ -101,7 +110,7 @@ def markdown(result: FinetuneResult, recipe: FinetuneRecipe, title: str, environ
 def results_sections(result: FinetuneResult) -> list[str]:
     """The figures on dev and test, as Markdown."""
     out = []
-    for split in ("test", "dev"):
+    for split in SPLITS:
         found = result.summary(split)
         if not found:
             continue
@@ -125,22 +134,28 @@ def shown(summary: Summary) -> str:
     return f"{summary.mean:.2f} ± {summary.deviation:.2f}" if len(summary.values) > 1 else f"{summary.mean:.2f}"
 
 
-def confusion_section(run: RunResult, split: str, labels: Sequence[str]) -> str:
-    """Counts in a table, or of many labels their numbers and the pairs most often confused."""
+def pictured_split(run: RunResult) -> str | None:
+    """The file whose confusions are drawn: the first of test and dev that has any."""
+    return next((name for name in SPLITS if name in run.confusion), None)
+
+
+def confusion_section(run: RunResult, split: str, labels: Sequence[str], *, picture: bool = True) -> str:
+    """Counts in a table, or of many labels the pairs most often confused; with the picture the labels' numbers."""
     counts = run.confusion[split]
+    numbers = ", ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
+    shown_picture = f"![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
     head = f"## Confusions on the {split} file\n\nRows are the true labels, columns the predicted ones."
     if len(labels) <= WITH_COUNTS:
         names = [f"{number} {label}" for number, label in enumerate(labels, 1)]
         body = markdown_table(["", *names], [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)])
-        return f"{head}\n\n{body}\n\n![Confusion matrix]({CONFUSION})"
+        return f"{head}\n\n{body}" + (f"\n\n{shown_picture}" if picture else "")
     pairs = sorted(
         ((counts[i][j], i, j) for i in range(len(labels)) for j in range(len(labels)) if i != j and counts[i][j]),
         key=lambda each: (-each[0], each[1], each[2]),
     )
     rows = [[labels[i], labels[j], str(count)] for count, i, j in pairs[:20]]
-    numbers = ", ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
     often = markdown_table(["true", "predicted", "times"], rows)
-    return f"{head}\n\n{often}\n\n![Confusion matrix]({CONFUSION})\n\nLabels: {numbers}."
+    return f"{head}\n\n{often}" + (f"\n\n{shown_picture}" if picture else "")
 
 
 def _runs_table(runs: Sequence[RunResult]) -> str:

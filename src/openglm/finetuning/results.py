@@ -62,7 +62,7 @@ class FinetuneResult:
         output: folder of the run; model: the finished model's, None if the run is unfinished.
         runs: one per seed that is finished.
         best: the run whose weights became the model.
-        labels: in order, () if there are none.
+        labels: in order, () if there are none; names: what people call them.
         notes: what the user was told before training began.
         finished: False if the run was interrupted; running it again goes on.
         untuned: split -> metric (and "loss") -> value of the model before training.
@@ -73,6 +73,7 @@ class FinetuneResult:
     runs: tuple[RunResult, ...] = ()
     best: RunResult | None = None
     labels: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     finished: bool = False
     untuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

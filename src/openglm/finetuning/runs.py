@@ -29,12 +29,12 @@ from ..files import write_atomically
 from ..reporting.card import describe_environment, write_card
 from ..tasks.pattern_indices import as_plain
 from ..training.parallel import Processes
-from .adapters import save_adapter
+from .adapter_files import save_adapter
 from .classify import ClassifyPlan
 from .cloze import ClozePlan
 from .documents import DocumentPlan
 from .jobs import Measure, Plan, TuningJob
-from .recipe import FinetuneRecipe, loop_options
+from .recipe import FinetuneRecipe, settled
 from .report import CURVES, results_sections, seed_folder, write_report
 from .results import FinetuneResult, RunResult
 from .seq2seq import Seq2SeqPlan
@@ -88,6 +88,7 @@ def run(
     result = FinetuneResult(
         recipe.folder,
         labels=plan.labels,
+        names=plan.names,
         notes=tuple(plan.notes),
         untuned=_untuned(recipe, plan, checkpoint, context),
     )
@@ -188,14 +189,19 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Tuni
         calibrate=recipe.objective.calibrate,
     ).write(folder)
     save_model(folder, model, plan.tokenizer)
-    options = loop_options(recipe, job.batches, result.best.seed, on_gpu=device.type == "cuda")
-    environment = describe_environment(device, options.precision)
-    missing = write_report(result, recipe, plan.title, environment)
-    for text in missing:
+    on_gpu = device.type == "cuda"
+    recipe = settled(recipe, job.batches, plan.config.num_parameters, on_gpu=on_gpu)
+    environment = describe_environment(device, recipe.run.precision)
+    for text in write_report(result, recipe, plan.title, environment):
         print(f"openglm: note: {text}", file=sys.stderr)
-    curves = output / CURVES
+    _write_card(result, recipe, plan, environment)
+
+
+def _write_card(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, environment: Mapping[str, str]) -> None:
+    assert result.best is not None
+    curves = result.output / CURVES
     write_card(
-        folder,
+        result.output / MODEL_FOLDER,
         recipe=json.loads(json.dumps(recipe.to_dict())),
         data=plan.data,
         validation={},
@@ -207,7 +213,8 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Tuni
         name=plan.title,
         base_model=checkpoint_name(recipe.model),
         blanks=plan.config.blanks,
-        usage=_usage(recipe) if recipe.kind in ("cloze", "classify") else "",
+        usage=_USAGE if recipe.kind in ("cloze", "classify") else "",
+        example=plan.example,
         sections=results_sections(result),
     )
 
@@ -217,13 +224,14 @@ def checkpoint_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-def _usage(recipe: FinetuneRecipe) -> str:
-    code = [
-        "from openglm.finetuning import load_classifier",
-        "",
-        'classify = load_classifier("model")',
-        "answer = classify.predict(example)  # a mapping with the fields of the training examples",
-        "print(answer.label, answer.probabilities)",
-    ]
-    joined = "\n".join(code)
-    return f"## Use\n\nWith this folder as `model`:\n\n```python\n{joined}\n```"
+_USAGE = """## Use
+
+With this folder as `model`:
+
+```python
+from openglm.finetuning import load_classifier
+
+classify = load_classifier("model")
+answer = classify.predict(example)  # a mapping with the fields of the training examples
+print(answer.label, answer.probabilities)
+```"""

@@ -35,6 +35,7 @@ from .recipe import FinetuneRecipe
 from .tasks import note_overlap
 
 TOKENS_AT_ONCE = 8192
+EXAMPLE = 60  # signs of a source that the model card shows
 PREFERRED = ("[sMASK]", "[gMASK]", "[MASK]")  # the blank of a target, the first that the model knows
 
 
@@ -102,6 +103,7 @@ class Seq2SeqPlan(Plan):
                 self.notes.append(f"{split}: {len(cut)} of {len(pairs)} sources shortened by {sum(cut)} tokens in all")
             address = ", ".join(Path(path).name for path in getattr(recipe.data, split))
             self.data.append({"name": split, "documents": len(pairs), "address": address})
+        self.example = example_of(self.pairs["train"][0].blanked)
         keys = {split: [str(pair.blanked).encode() for pair in pairs] for split, pairs in self.pairs.items()}
         note_overlap(self.notes, keys)
         self.digest = digest_of(pair.layout.input_ids.tobytes() for pair in self.pairs["train"])
@@ -146,6 +148,12 @@ class Seq2SeqPlan(Plan):
     def job(self, model: GLMModel, seed: int, precision: str) -> TuningJob:
         """The pairs with a network."""
         return Seq2SeqJob(self, model, seed, precision)
+
+
+def example_of(blanked: BlankedText) -> str:
+    """A source with its blank, its longer parts shortened, as one may type it."""
+    parts = [part if len(part) <= EXAMPLE else f"{part[: EXAMPLE - 1]}…" for part in blanked.literals]
+    return " ".join(str(BlankedText(tuple(parts), blanked.kinds)).split())
 
 
 class Seq2SeqJob(TuningJob):

@@ -54,6 +54,14 @@ def task_of(recipe: FinetuneRecipe) -> Task:
     )
 
 
+def names_of(labels: Sequence[str], task: Task | None) -> tuple[str, ...]:
+    """What people call labels: numbers by the first word that stands for them, others by themselves."""
+    words = {} if task is None or task.verbalizer is None else task.verbalizer.words
+    return tuple(
+        f"{label} {''.join(words[label][0])}" if label.isdecimal() and label in words else label for label in labels
+    )
+
+
 def measured_by(task: Task, metric: str) -> Task:
     """The task, measured by a further metric that any task with labels can be measured by."""
     if metric not in LABEL_METRICS or metric in task.metrics or not task.labels:

@@ -6,9 +6,11 @@ losses it reached. Knows nothing about how any of them was measured.
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import re
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,6 +77,7 @@ def write_card(
     license: str | None = None,
     blanks: Sequence[str] = BLANK_KINDS,
     usage: str = "",
+    example: str = "",
     sections: Sequence[str] = (),
 ) -> Path:
     """Write `README.md` into a model folder, whole or not at all; returns its path.
@@ -96,6 +99,7 @@ def write_card(
         license: its identifier on the hub; nothing is said unless it is given.
         blanks: kinds of blank the model was trained with, for the example.
         usage: Markdown in place of the usual example.
+        example: a text with blanks for the usual one (default: one that fits `blanks`).
         sections: Markdown that follows it, such as results.
     """
     title = _line(name or folder.resolve().name)
@@ -105,7 +109,7 @@ def write_card(
         f"# {title}",
         f"A GLM (Du et al., ACL 2022) of {parameters:,} parameters that fills {_listed(blanks)}, "
         f"{start} with openglm in {steps:,} updates over {tokens_seen:,} tokens.",
-        usage or _usage(folder.name or title, blanks),
+        usage or _usage(folder.name or title, example or _example(blanks)),
         *sections,
         _data_table(data),
         _loss_table(validation, steps),
@@ -130,11 +134,16 @@ def _front_matter(language: Sequence[str], license: str | None, base_model: str 
     return f"---\n{_yaml(fields)}---"
 
 
-def _usage(folder: str, blanks: Sequence[str]) -> str:
-    example = EXAMPLES[blanks[0]] if blanks and blanks[0] in EXAMPLES else EXAMPLES["[MASK]"]
+def _example(blanks: Sequence[str]) -> str:
+    return EXAMPLES[blanks[0]] if blanks and blanks[0] in EXAMPLES else EXAMPLES["[MASK]"]
+
+
+def _usage(folder: str, example: str) -> str:
     where = folder if re.fullmatch(r"[\w./-]+", folder) else "DIR"
-    console = f'$ pip install openglm\n$ openglm fill --model {where} "{example}"'
-    python = f'import openglm\n\nmodel = openglm.load("{where}")\nprint(model.fill("{example}").text)'
+    quoted = json.dumps(example, ensure_ascii=False)
+    typed = shlex.quote(example) if set('"$`\\!') & set(example) else quoted  # what a shell reads in double quotes
+    console = f"$ pip install openglm\n$ openglm fill --model {where} {typed}"
+    python = f'import openglm\n\nmodel = openglm.load("{where}")\nprint(model.fill({quoted}).text)'
     return f"## Use\n\nWith this folder as `{where}`:\n\n{_fenced('console', console)}\n\n{_fenced('python', python)}"
 
 

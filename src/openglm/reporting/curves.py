@@ -6,7 +6,6 @@ Knows the entries of `log.jsonl` (see `training.report`) and nothing about how t
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import TrainingError
 from ..extras import library
 from ..files import replacing
+from .fonts import PLAIN, fonts_for, writable
 from .report import LOSS, read_log
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of sources
 INK, PALE = "#333333", "#D9D9D9"
 LEFT, NAMES_AT = 0.075, 1.035  # left edge in the picture; names of curves in widths of the panel
+KEY_COLUMNS = 3
 SMOOTHING = 0.02  # width of the smoothing, as a share of the curve
-# Names of sources may be Chinese; the first of these that is installed writes them.
-CHINESE_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "WenQuanYi Zen Hei")
 
 
 @dataclass
@@ -125,9 +124,7 @@ def draw_curves(log: Path, output: Path, *, title: str | None = None, log_x: boo
     curves = read_curves(log)
     figure = Figure(figsize=(12, 7.5), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    with replacing(output) as part, warnings.catch_warnings():
-        # Where no font has Chinese characters, boxes stand for them; nothing to tell the user at every picture.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with replacing(output) as part:
         _draw(figure, curves, title, log_x)
         figure.savefig(part, format="png")
 
@@ -138,8 +135,9 @@ def _draw(figure: Figure, curves: Curves, title: str | None, log_x: bool) -> Non
 
     has_rate = len(curves.rate) > 0
     grid = figure.add_gridspec(2 if has_rate else 1, 1, height_ratios=[5, 1] if has_rate else [1])
-    figure.subplots_adjust(left=LEFT, right=0.8, top=0.87 if title else 0.91, bottom=0.08, hspace=0.1)
     losses = figure.add_subplot(grid[0])
+    below = 0.08 + 0.035 * _draw_key(losses, curves)
+    figure.subplots_adjust(left=LEFT, right=0.8, top=0.87 if title else 0.91, bottom=below, hspace=0.1)
     _plain(losses)
     first, last = curves.steps
     if log_x:
@@ -166,7 +164,7 @@ def _draw(figure: Figure, curves: Curves, title: str | None, log_x: bool) -> Non
     if not log_x:
         bottom.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     if title:
-        figure.text(LEFT, 0.955, title, color=INK, fontsize=14, family=_fonts())
+        figure.text(LEFT, 0.955, writable(title), color=INK, fontsize=14, family=_fonts(title))
     widest = max(Text.get_window_extent(name).width for name in names) / figure.bbox.width  # without their pointers
     figure.subplots_adjust(right=max(0.5, (0.995 - widest + (NAMES_AT - 1) * LEFT) / NAMES_AT))
 
@@ -195,7 +193,6 @@ def _draw_losses(axes: Axes, curves: Curves) -> list[Annotation]:
         )  # fmt: skip
         labels.append((float(points[-1, 1]), f"{name} {points[-1, 1]:.2f}", colour, "normal"))
     _set_range(axes, curves)
-    _draw_key(axes, curves, sources)
     return _name_ends(axes, labels)
 
 
@@ -225,9 +222,9 @@ def _name_ends(axes: Axes, labels: Sequence[tuple[float, str, str, str]]) -> lis
     shift = max(0.0, low - placed[0])  # the lowest pool may have been spread past the axis
     return [
         axes.annotate(
-            text, xy=(1, min(max(height, low), high)), xycoords=("axes fraction", "data"),
+            writable(text), xy=(1, min(max(height, low), high)), xycoords=("axes fraction", "data"),
             xytext=(NAMES_AT, level + shift), textcoords=("axes fraction", "data"), color=colour, fontsize=10.5,
-            weight=weight, va="center", family=_fonts(), annotation_clip=False,
+            weight=weight, va="center", family=_fonts(text), annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 4},
         )
         for (height, text, colour, weight), level in zip(ordered, placed, strict=True)
@@ -242,11 +239,11 @@ def _top(pool: Sequence[float], gap: float) -> float:
     return sum(pool) / len(pool) + gap * (len(pool) - 1) / 2
 
 
-def _draw_key(axes: Axes, curves: Curves, sources: Sequence[str]) -> None:
-    """What kinds of line there are; which is which stands at their ends."""
+def _draw_key(axes: Axes, curves: Curves) -> int:
+    """What kinds of line there are; which is which stands at their ends. Returns its lines."""
     from matplotlib.lines import Line2D
 
-    kinds = []
+    kinds, sources = [], _sources(curves.validation)
     if any(len(points) > 1 for points in curves.training.values()):
         kinds.append(Line2D([], [], color=INK, linewidth=2.2, label="training, smoothed"))
     for number, source in enumerate(sources):
@@ -257,9 +254,16 @@ def _draw_key(axes: Axes, curves: Curves, sources: Sequence[str]) -> None:
                 markeredgewidth=1.4, label=f"validation, {source}" if source else "validation",
             )
         )  # fmt: skip
-    legend = axes.legend(handles=kinds, loc="upper right", labelcolor=INK, fontsize=10.5, edgecolor="none")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    legend = axes.legend(  # under the picture, where no curve can be behind it
+        handles=kinds, loc="lower left", bbox_to_anchor=(LEFT, 0.0), bbox_transform=figure.transFigure,
+        ncols=KEY_COLUMNS, labelcolor=INK, fontsize=10.5, edgecolor="none", borderaxespad=0.2,
+    )  # fmt: skip
     for text in legend.get_texts():
-        text.set_fontfamily(_fonts())
+        text.set_fontfamily(_fonts(text.get_text()))
+        text.set_text(writable(text.get_text()))
+    return -(-len(kinds) // KEY_COLUMNS)
 
 
 def _draw_tokens(axes: Axes, tokens: Points, log_x: bool) -> None:
@@ -330,11 +334,8 @@ def _sources(names: Sequence[str] | dict[str, Points]) -> list[str]:
     return list(dict.fromkeys(map(_source, names)))
 
 
-def _fonts() -> list[str]:
-    from matplotlib import font_manager
-
-    installed = set(font_manager.fontManager.get_font_names())
-    return ["DejaVu Sans", *[name for name in CHINESE_FONTS if name in installed][:1]]
+def _fonts(text: str) -> list[str]:
+    return fonts_for([text]) or [PLAIN]
 
 
 def _short(number: float) -> str:
