@@ -153,3 +153,59 @@ def test_models(client: TestClient) -> None:
 
 def test_events_hold_line_breaks_within_one_line() -> None:
     assert encoded({"text": "a\n\nb"}, "piece") == b'event: piece\ndata: {"text": "a\\n\\nb"}\n\n'
+
+
+@pytest.mark.parametrize("name", ["text", "texts"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_list_of_texts_is_what_it_is_in_python(
+    client: TestClient, infiller: Infiller, name: str, options: dict[str, object]
+) -> None:
+    answer = client.post("/v1/fill", json={name: TEXTS, **options}).json()
+    for found, direct in zip(answer["results"], infiller.fill(TEXTS, **options), strict=True):
+        same(found, direct)
+    assert answer["usage"]["completion_tokens"] == sum(
+        len(blank["token_ids"])
+        for found in answer["results"]
+        for each in (found, *found["alternatives"])
+        for blank in each["blanks"]
+    )
+
+
+def test_texts_in_parts_and_with_errors(client: TestClient, infiller: Infiller) -> None:
+    texts = [["a [MASK] ", {"blank": "[MASK]"}], "nothing", "the [MASK] bridge"]
+    refused = client.post("/v1/fill", json={"texts": texts, "max_new_tokens": 2})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "texts"
+    assert refused.json()["error"]["message"].startswith("texts.1: ")
+    first, wrong, last = client.post(
+        "/v1/fill", json={"texts": texts, "max_new_tokens": 2, "on_error": "return"}
+    ).json()["results"]
+    same(first, infiller.fill(BlankedText(("a [MASK] ", ""), (BlankKind.MASK,)), max_new_tokens=2))
+    assert "no blank" in wrong["error"]["message"]
+    same(last, infiller.fill("the [MASK] bridge", max_new_tokens=2))
+
+
+def test_choices_for_several_texts(client: TestClient, infiller: Infiller) -> None:
+    texts, choices = ["the [MASK] bridge", "the [MASK] river"], ["old", "wooden", "yellow"]
+    answer = client.post("/v1/choose", json={"texts": texts, "choices": choices, "calibrate": True}).json()
+    for found, ranked in zip(answer["results"], infiller.choose(texts, choices, calibrate=True), strict=True):
+        assert [one["fills"] for one in found["choices"]] == [one.fills for one in ranked]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("fill", {"text": []}, "text"),
+        ("fill", {"texts": []}, "texts"),
+        ("fill", {"text": "a [MASK]", "texts": ["b [MASK]"]}, "text"),
+        ("fill", {"texts": ["[MASK]"] * 257}, "texts"),
+        ("fill", {"texts": ["[MASK]"] * 200}, None),
+        ("fill", {"texts": ["[MASK]"], "stream": True}, "stream"),
+        ("choose", {"texts": ["[MASK]"] * 90, "choices": ["a", "b", "c"]}, "choices"),
+        ("choose", {"choices": ["a"]}, "text"),
+    ],
+)
+def test_bad_lists(client: TestClient, path: str, body: object, param: str | None) -> None:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

@@ -21,9 +21,18 @@ GOOD = {
     "/v1/fill": [
         {"text": "the [MASK] bridge", "max_new_tokens": 2},
         {"text": "a [MASK] b [sMASK]", "max_new_tokens": [1, 2], "num_beams": 3, "num_return_sequences": 3},
+        {"text": ["the [MASK] bridge", "a [sMASK]"], "max_new_tokens": 2},
+        {
+            "texts": ["the [MASK] bridge", "none", ["a ", {"blank": "[MASK]"}]],
+            "max_new_tokens": 2,
+            "on_error": "return",
+        },
         {"text": ["a ", {"blank": "[gMASK]"}], "max_new_tokens": 2, "temperature": 1, "seed": 1, "stream": True},
     ],
-    "/v1/choose": [{"text": "the [MASK] bridge", "choices": ["old", ["wooden"]], "calibrate": True}],
+    "/v1/choose": [
+        {"text": "the [MASK] bridge", "choices": ["old", ["wooden"]], "calibrate": True},
+        {"texts": ["the [MASK] bridge", "a [MASK]"], "choices": ["old", ["wooden"]]},
+    ],
     "/v1/score": [{"text": "the [MASK] bridge", "fills": ["old"], "truncate": "around"}],
     "/v1/completions": [
         {"prompt": "the old", "max_tokens": 2, "logprobs": 2, "n": 2},

@@ -69,9 +69,16 @@ class Completion(Ticket):
     """
 
     def __init__(
-        self, request: Request, updates: Updates, stops: Sequence[str], *, streams: bool, logprobs: int | None = None
+        self,
+        request: Request,
+        updates: Updates,
+        stops: Sequence[str],
+        *,
+        streams: bool,
+        asked: int,
+        logprobs: int | None = None,
     ) -> None:
-        super().__init__(request, updates, streams=streams)
+        super().__init__(request, updates, streams=streams, asked=asked)
         answers = request.job.num_answers
         self._watches = [StopWatch(stops) for _ in range(answers)]
         self._logprobs = logprobs
@@ -178,8 +185,11 @@ async def completions(service: Service, body: CompletionRequest, prompts: Sequen
 
     def prepared() -> list[Completion]:
         requests = [_request(service, body, prompt) for prompt in prompts]
-        streams = bool(body.stream)
-        return [Completion(each, news, body.stops, streams=streams, logprobs=body.logprobs) for each in requests]
+        streams, asked = bool(body.stream), len(prompts) * body.samples * body.most
+        return [
+            Completion(each, news, body.stops, streams=streams, asked=asked, logprobs=body.logprobs)
+            for each in requests
+        ]
 
     return await service.worker.prepare(prepared, sum(map(len, prompts)) + len(body.suffix or ""))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,9 +23,11 @@ from .editor_schemas import (
     Version,
 )
 from .schemas import (
+    ChooseBatchResponse,
     ChooseRequest,
     ChooseResponse,
     ErrorResponse,
+    FillBatchResponse,
     FillRequest,
     FillResponse,
     Json,
@@ -40,9 +43,11 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     FillRequest, ChooseRequest, ScoreRequest, CompletionRequest, FimRequest, InfillRequest, GenerateRequest,
 )  # fmt: skip
 ANSWERS: tuple[type[BaseModel], ...] = (
-    FillResponse, ChooseResponse, ScoreResponse, CompletionResponse, FimResponse, InfillResponse, GenerateResponse,
+    FillResponse, FillBatchResponse, ChooseResponse, ChooseBatchResponse, ScoreResponse, CompletionResponse,
+    FimResponse, InfillResponse, GenerateResponse,
     Tags, Version, ModelCard, ModelList, Status, ErrorResponse, OllamaError,
 )  # fmt: skip
+FILLED, CHOSEN = (FillResponse, FillBatchResponse), (ChooseResponse, ChooseBatchResponse)
 REFUSALS = {
     400: "The body is not what it should be, or asks for what cannot be done; `param` names the field.",
     401: "No key, or a wrong one.",
@@ -87,9 +92,15 @@ def document(settings: Settings) -> Json:
         },
         "servers": [{"url": "/"}],
         "paths": {
-            "/v1/fill": {"post": _posting("fill", "Fill the blanks of a text", FillRequest, FillResponse, PIECES)},
+            "/v1/fill": {
+                "post": _posting(
+                    "fill", "Fill the blanks of texts", FillRequest, [FillResponse, FillBatchResponse], PIECES
+                )
+            },
             "/v1/choose": {
-                "post": _posting("choose", "Rank answers to a text with blanks", ChooseRequest, ChooseResponse)
+                "post": _posting(
+                    "choose", "Rank answers to texts", ChooseRequest, [ChooseResponse, ChooseBatchResponse]
+                )
             },
             "/v1/score": {"post": _posting("score", "Log-probability of given fills", ScoreRequest, ScoreResponse)},
             "/v1/completions": {
@@ -137,9 +148,17 @@ def _refusal(status: int) -> Json:
 
 
 def _posting(
-    name: str, summary: str, body: type[BaseModel], answer: type[BaseModel], events: str | None = None
+    name: str,
+    summary: str,
+    body: type[BaseModel],
+    answer: type[BaseModel] | Sequence[type[BaseModel]],
+    events: str | None = None,
 ) -> Json:
-    done = _json("Done.", answer)
+    if isinstance(answer, Sequence):
+        done = _json("Done; the second form for several texts.", answer[0])
+        done["content"]["application/json"]["schema"] = {"anyOf": [_ref(each) for each in answer]}
+    else:
+        done = _json("Done.", answer)
     if events is not None:
         done["description"] = f"Done; with `stream`: {events}"
         done["content"]["text/event-stream"] = {"schema": {**EVENT, "description": events}}

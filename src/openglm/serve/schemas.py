@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from .errors import refused
+from .settings import Limits
 
 BlankName = Literal["[MASK]", "[sMASK]", "[gMASK]"]
 Truncate = Literal["start", "end", "around"]
@@ -24,8 +28,9 @@ class Blank(Strict):
     blank: BlankName
 
 
+TextValue = str | list[str | Blank]
 TextField = Annotated[
-    str | list[str | Blank],
+    TextValue,
     Field(
         description="A text with [MASK], [sMASK] or [gMASK] where something is wanted; or its parts, strings and "
         'blanks ({"blank": "[MASK]"}): the wording [MASK] inside a part is then ordinary text.'
@@ -40,11 +45,40 @@ MaxTokens = Annotated[int, Field(ge=1, le=2**31)]
 MinTokens = Annotated[int, Field(ge=0, le=2**31)]
 
 
-class FillRequest(Strict):
-    """Fill every blank of a text."""
+class WithTexts(Strict):
+    """A body about one text or several."""
 
     model: ModelField = None
-    text: TextField
+    text: TextValue | None = Field(
+        None,
+        description="A text with [MASK], [sMASK] or [gMASK] where something is wanted; or its parts, strings and "
+        'blanks ({"blank": "[MASK]"}): the wording [MASK] inside a part is then ordinary text. A list of strings alone '
+        "is a list of texts, as `texts`.",
+    )
+    texts: list[TextField] | None = Field(
+        None, min_length=1, description="Several texts instead of one; the answer holds `results` in their order."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self, info: ValidationInfo) -> WithTexts:
+        if (self.text is None) == (self.texts is None) or self.text == []:
+            raise refused("text", "give text, or texts for several")
+        limits: Limits = info.context or Limits()
+        if self.several is not None and len(self.several) > limits.texts:
+            raise refused("texts", f"{len(self.several)} texts; this server takes at most {limits.texts}")
+        return self
+
+    @property
+    def several(self) -> Sequence[TextValue] | None:
+        """The texts, if a list of them was given."""
+        if isinstance(self.text, list) and all(isinstance(part, str) for part in self.text):
+            return [part for part in self.text if isinstance(part, str)]
+        return self.texts
+
+
+class FillRequest(WithTexts):
+    """Fill every blank of a text."""
+
     max_new_tokens: MaxTokens | list[MaxTokens] | None = Field(
         None, description="Most tokens of a fill, one number or one per blank. Default by kind: 32, 128, 256."
     )
@@ -59,13 +93,16 @@ class FillRequest(Strict):
     seed: Seed | None = Field(None, description="Makes sampling repeat.")
     truncate: TruncateField = None
     stream: bool = Field(False, description="Send pieces as they are written, as server-sent events.")
+    on_error: Literal["raise", "return"] = Field(
+        "raise",
+        description="What a text that cannot be filled does to the others: all are refused, or it has an "
+        "`error` in place of its result.",
+    )
 
 
-class ChooseRequest(Strict):
+class ChooseRequest(WithTexts):
     """Rank answers to a text."""
 
-    model: ModelField = None
-    text: TextField
     choices: list[str | list[str]] = Field(
         min_length=1, description="Each a string for a single blank, or one string per blank."
     )
@@ -129,6 +166,21 @@ class FillResponse(FilledAnswer):
     usage: Usage
 
 
+class FilledText(FilledAnswer):
+    """One text of several, filled."""
+
+    alternatives: list[FilledAnswer]
+    truncated: int
+
+
+class FillBatchResponse(BaseModel):
+    """Several texts filled, in their order; with `on_error` return, an error in place of a text that cannot be."""
+
+    model: str
+    results: list[FilledText | ErrorResponse]
+    usage: Usage
+
+
 class ScoreResponse(BaseModel):
     """Given fills and how probable they are."""
 
@@ -161,6 +213,19 @@ class ChooseResponse(BaseModel):
 
     model: str
     choices: list[Ranked]
+
+
+class Ranking(BaseModel):
+    """The choices for one text of several."""
+
+    choices: list[Ranked]
+
+
+class ChooseBatchResponse(BaseModel):
+    """The choices for several texts, in their order."""
+
+    model: str
+    results: list[Ranking]
 
 
 class Capabilities(BaseModel):

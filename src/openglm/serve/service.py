@@ -94,14 +94,19 @@ class Service:
             if options.get(name, 1) > limits.answers:
                 raise bad_request(f"{name} is {options[name]}; this server allows at most {limits.answers}", name)
         request = self.infiller.request(text, top_logprobs=top_logprobs, **options)
-        wanted = (request.job.max_tokens - len(text.kinds)) * request.job.num_seqs
+        self.check_tokens([request])
+        return request
+
+    def check_tokens(self, requests: Sequence[Request]) -> None:
+        """Raises HTTPError 400: more tokens than one request may have written."""
+        limits = self.settings.limits
+        wanted = sum((each.job.max_tokens - len(each.prompt.blanked.kinds)) * each.job.num_seqs for each in requests)
         if wanted > limits.tokens:
             raise bad_request(
-                f"up to {wanted} tokens would be written (blanks x answers or beams); this server allows "
-                f"{limits.tokens} in a request: lower the limit of tokens, the blanks or the answers",
+                f"up to {wanted} tokens would be written (texts x blanks x answers or beams); this server allows "
+                f"{limits.tokens} in a request: lower the limit of tokens, the texts, the blanks or the answers",
                 code="too_many_tokens",
             )
-        return request
 
     async def run(self, tickets: Sequence[Ticket]) -> AsyncGenerator[tuple[Ticket, Sequence[Any]], None]:
         """What is written for tickets that share their `updates`, until all of them are over.

@@ -23,7 +23,8 @@ class Limits:
         tokens: written for one request, over all its blanks, answers and beams.
         answers: of one request, and beams.
         blanks: in one text.
-        choices: scored in one request.
+        choices: scored in one request, over all its texts.
+        texts: in one request.
         body: bytes of a request.
         seconds: that a request may take, waiting included; then 504.
         read_seconds: in which the head of a request, and then its body, must have arrived.
@@ -37,6 +38,7 @@ class Limits:
     answers: int = 16
     blanks: int = 64
     choices: int = 256
+    texts: int = 256
     body: int = 1 << 20
     seconds: float = 120.0
     read_seconds: float = 10.0

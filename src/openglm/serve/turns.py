@@ -79,9 +79,13 @@ class Turns(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, item: T, size: Size) -> None:
-        """Let it wait."""
-        due = self._clock() + size.written / PACE
+    def add(self, item: T, size: Size, asked: int | None = None) -> None:
+        """Let it wait.
+
+        Args:
+            asked: tokens of the whole request that it is a part of.
+        """
+        due = self._clock() + (size.written if asked is None else asked) / PACE
         bisect.insort(self._waiting, _Waiting(due, next(self._numbers), size, item))
 
     def remove(self, item: T) -> bool:

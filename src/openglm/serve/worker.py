@@ -48,14 +48,16 @@ class Ticket:
         updates: where news go, on the event loop: the ticket with what was written, or with
             `None` when it is over. Several tickets may share it.
         streams: whether pieces are wanted as they are written.
+        asked: tokens that whoever asks for this may get for all that he asks for; by default for this alone.
 
     Attributes:
         error: what kept it from being done, if anything.
         enough: set by `news` when nothing more is wanted.
     """
 
-    def __init__(self, request: Request, updates: Updates, *, streams: bool = False) -> None:
+    def __init__(self, request: Request, updates: Updates, *, streams: bool = False, asked: int | None = None) -> None:
         self.request, self.updates, self.streams = request, updates, streams
+        self.asked = self.size.written if asked is None else asked
         self.error: BaseException | None = None
         self.enough = False
 
@@ -255,7 +257,7 @@ class Worker:
             what, ticket = self._inbox.popleft()
             if what == "submit":
                 self._tickets.append(ticket)
-                self._turns.add(ticket, ticket.size)
+                self._turns.add(ticket, ticket.size, ticket.asked)
             else:
                 self.engine.cancel(ticket.request.job)
 
