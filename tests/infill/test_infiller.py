@@ -220,9 +220,9 @@ def test_a_space_before_the_blank_is_not_doubled(infiller: Infiller) -> None:
     with_space = build_prompt("the [MASK] bridge", infiller.tokenizer, infiller.model.config)
     without = build_prompt("the[MASK] bridge", infiller.tokenizer, infiller.model.config)
     assert with_space.part_a.ids.tolist() == without.part_a.ids.tolist()
-    spaced, tight = (infiller.fill(t, max_new_tokens=3) for t in ("the [MASK] bridge", "the[MASK] bridge"))
-    assert tokens(spaced) == tokens(tight)
-    assert spaced.blanks[0].text == tight.blanks[0].text.removeprefix(" ")
+    spaced = infiller.fill("the [MASK] bridge", max_new_tokens=3)
+    written = infiller.tokenizer.decode(spaced.blanks[0].token_ids)
+    assert written == f" {spaced.blanks[0].text}"
 
 
 def test_part_b_reads_what_lay_out_says(infiller: Infiller) -> None:

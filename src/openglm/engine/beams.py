@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,15 +21,17 @@ from .model_runner import Input, ModelRunner
 from .options import FillOptions
 from .sampling import penalize_repetition
 from .stop_tokens import StopTokens
+from .writing import BlankState, restrict
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Fills written so far, the log-probabilities of their tokens and ends, why each ended."""
+    """Fills written so far, the log-probabilities of their tokens and ends, why each ended; the open blank's state."""
 
     fills: tuple[tuple[int, ...], ...] = ()
     logprobs: tuple[tuple[float, ...], ...] = ()
     reasons: tuple[str, ...] = ()
+    state: BlankState | None = field(default=None, compare=False)
 
     @property
     def is_closed(self) -> bool:
@@ -56,6 +58,7 @@ class Hypothesis:
             (*self.fills[:-1], (*self.fills[-1], token)),
             (*self.logprobs[:-1], (*self.logprobs[-1], logprob)),
             self.reasons,
+            None if self.state is None else self.state.after(token),
         )
 
     def closed(self, reason: str, logprob: float | None = None) -> Hypothesis:
@@ -63,9 +66,10 @@ class Hypothesis:
         last = self.logprobs[-1] if logprob is None else (*self.logprobs[-1], logprob)
         return Hypothesis(self.fills, (*self.logprobs[:-1], last), (*self.reasons, reason))
 
-    def opened(self) -> Hypothesis:
+    def opened(self, starts: Sequence[BlankState] = ()) -> Hypothesis:
         """A new, empty blank begun."""
-        return Hypothesis((*self.fills, ()), (*self.logprobs, ()), self.reasons)
+        state = starts[len(self.fills)] if starts else None
+        return Hypothesis((*self.fills, ()), (*self.logprobs, ()), self.reasons, state)
 
 
 @dataclass
@@ -102,6 +106,7 @@ class BeamSearchJob(Job):
         limits: (fewest, most) tokens of each blank.
         options: of the search.
         stop_tokens: of the vocabulary.
+        starts: as in `SamplingSequence`.
 
     Attributes:
         beams: when done, the best hypotheses, best first.
@@ -116,20 +121,21 @@ class BeamSearchJob(Job):
         limits: Sequence[tuple[int, int]],
         options: FillOptions,
         stop_tokens: StopTokens,
+        starts: Sequence[BlankState] = (),
     ) -> None:
         most = sum(most + 1 for _, most in limits)
         answers = options.num_return_sequences
         super().__init__(layout, num_seqs=options.num_beams, max_tokens=most, num_answers=answers)
         self.limits, self.options, self.stop_tokens = limits, options, stop_tokens
         self.beams: list[Hypothesis] = []
-        self._part_b = part_b
+        self._part_b, self._starts = part_b, starts
         self._live: list[BeamSequence] = []
         self._finished: list[BeamSequence] = []
         self._awaiting_last_token: list[BeamSequence] = []  # of the beams that open the next blank
 
     def begin(self, runner: ModelRunner, kv: Any) -> None:
         """As `Job`."""
-        self._live = [self._sequence(Hypothesis().opened(), kv)]
+        self._live = [self._sequence(Hypothesis().opened(self._starts), kv)]
 
     def running_seqs(self) -> list[BeamSequence]:
         """As `Job`."""
@@ -170,19 +176,39 @@ class BeamSearchJob(Job):
         before = [seq.hypothesis for seq in self._live]
         fewest, _ = self.limits[self._blank]
         allowed = self.stop_tokens.mask(logits, [len(each.fills[-1]) < fewest for each in before])
+        allowed = restrict(allowed, [each.state for each in before])
         written = ([token for fill in each.fills for token in fill] for each in before)
         allowed = penalize_repetition(allowed, written, self.options.repetition_penalty)
         normalizer = logits.logsumexp(-1, keepdim=True)
         sums = torch.tensor([each.logprob for each in before]).to(logits)
         total = (sums[:, None] + (allowed - normalizer)).flatten()
         # Ends may take up to that many of the best places; enough others must remain.
-        wanted = min(beams * (1 + len(ends)), int(torch.isfinite(total).sum()))
-        best = total.topk(wanted).indices
+        best = self._accepted(total, beams * (1 + len(ends)), logits.shape[1])
         logprobs = (logits - normalizer).flatten()[best].tolist()
         return [
             self._candidate(self._live[place // logits.shape[1]], place % logits.shape[1], logprob)
-            for place, logprob in zip(best.tolist(), logprobs, strict=True)
+            for place, logprob in zip(best, logprobs, strict=True)
         ]
+
+    def _accepted(self, total: Tensor, wanted: int, vocabulary: int) -> list[int]:
+        """The places of the best `wanted` of `total` [B * V] whose states accept them, best first.
+
+        Where none is accepted the first ones stand.
+        """
+        finite = int(torch.isfinite(total).sum())
+        first: list[int] | None = None
+        while True:
+            best = total.topk(min(wanted, finite)).indices.tolist()
+            first = best if first is None else first
+            refused = [place for place in best if not self._accepts(*divmod(place, vocabulary))]
+            finite -= len(refused)
+            if not refused or not finite:
+                return best if finite else first
+            total[refused] = -torch.inf
+
+    def _accepts(self, parent: int, token: int) -> bool:
+        state = self._live[parent].hypothesis.state
+        return state is None or state.accepts(token)
 
     def _candidate(self, parent: BeamSequence, token: int, logprob: float) -> Candidate:
         before = parent.hypothesis
@@ -256,7 +282,7 @@ class BeamSearchJob(Job):
             self._open_next()
 
     def _open_next(self) -> None:
-        self._live = [self._sequence(seq.hypothesis.opened(), seq.kv) for seq in self._finished]
+        self._live = [self._sequence(seq.hypothesis.opened(self._starts), seq.kv) for seq in self._finished]
         self._finished = []
 
     def _sequence(self, hypothesis: Hypothesis, kv: Any) -> BeamSequence:

@@ -22,6 +22,7 @@ from .model_runner import Input, ModelRunner
 from .options import FillOptions
 from .sampling import choose, penalize_repetition
 from .stop_tokens import StopTokens
+from .writing import BlankState, restrict
 
 
 @dataclass
@@ -38,6 +39,8 @@ class SamplingSequence:
         reasons: finish reason of each finished blank.
         awaiting_last_token: the last token of a fill that was cut off by its limit is being read.
         kv: its handle in the model runner.
+        starts: what may be written into each blank, in the state of an empty one; () for any tokens.
+        state: of the current blank.
     """
 
     part_b: PartBState
@@ -49,6 +52,11 @@ class SamplingSequence:
     reasons: list[str] = field(default_factory=list)
     awaiting_last_token: bool = False
     kv: Any = None
+    starts: Sequence[BlankState] = ()
+    state: BlankState | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = self.starts[0] if self.starts else None
 
     @property
     def too_short(self) -> bool:
@@ -84,6 +92,7 @@ class SamplingSequence:
         """Begin the next blank."""
         self.awaiting_last_token = False
         self.part_b.next_blank()
+        self.state = self.starts[self.part_b.blank] if self.starts else None
         self.logprobs.append([])
         self.top_logprobs.append([])
 
@@ -174,6 +183,7 @@ class SamplingJob(Job):
             self.events.append(Event(number, blank, None, "stop"))
             return
         seq.part_b.write(token)
+        seq.state = None if seq.state is None else seq.state.after(token)
         self.events.append(Event(number, blank, token, None))
         if seq.full:
             if self.read_last and not seq.part_b.is_last:
@@ -196,12 +206,40 @@ def _write_next(chosen: Sequence[tuple[SamplingJob, int]], logits: Tensor) -> No
     options, stop_tokens = chosen[0][0].options, chosen[0][0].stop_tokens
     seqs = [job.seqs[number] for job, number in chosen]
     allowed = stop_tokens.mask(logits, [seq.too_short for seq in seqs])
+    allowed = restrict(allowed, [seq.state for seq in seqs])
     allowed = penalize_repetition(allowed, (seq.written for seq in seqs), options.repetition_penalty)
-    tokens = choose(allowed, options, [seq.generator for seq in seqs])
+    tokens = _accepted(allowed, options, seqs)
     logprobs = -F.cross_entropy(logits, tokens, reduction="none")
     _note_top(logits, seqs)
     for (job, number), token, logprob in zip(chosen, tokens.tolist(), logprobs.tolist(), strict=True):
         job.write(number, token, logprob)
+
+
+def _accepted(allowed: Tensor, options: FillOptions, seqs: Sequence[SamplingSequence]) -> Tensor:
+    """The next token of each sequence, [R]: drawn again where its state does not accept it.
+
+    Where nothing else is left the first token drawn stands.
+    """
+    tokens = choose(allowed, options, [seq.generator for seq in seqs])
+    first = tokens.tolist()
+    again = [row for row, token in enumerate(first) if not _accepts(seqs[row], token)]
+    if again:
+        tokens, allowed = tokens.clone(), allowed.clone()
+    while again:
+        allowed[again, tokens[again]] = -torch.inf
+        open_ = torch.isfinite(allowed[again]).any(-1).tolist()
+        for row in (row for row, some in zip(again, open_, strict=True) if not some):
+            tokens[row] = first[row]
+        again = [row for row, some in zip(again, open_, strict=True) if some]
+        if again:
+            tokens[again] = choose(allowed[again], options, [seqs[row].generator for row in again])
+            drawn = tokens[again].tolist()
+            again = [row for row, token in zip(again, drawn, strict=True) if not _accepts(seqs[row], token)]
+    return tokens
+
+
+def _accepts(seq: SamplingSequence, token: int) -> bool:
+    return seq.state is None or seq.state.accepts(token)
 
 
 def _note_top(logits: Tensor, seqs: Sequence[SamplingSequence]) -> None:

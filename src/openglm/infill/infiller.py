@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 from numpy.random import Generator
 
-from ..blanks import BlankedText
+from ..blanks import BlankedText, BlankKind
 from ..checks import check_number, check_one_of, named_options
 from ..engine.beams import BeamSearchJob
 from ..engine.decoding import SamplingJob, SamplingSequence
@@ -18,6 +19,7 @@ from ..engine.job import Job
 from ..engine.options import FillKeywords, FillOptions
 from ..engine.runners import runner_for
 from ..engine.stop_tokens import StopTokens
+from ..engine.writing import BlankState, Writing
 from ..errors import InputError, OpenGLMError, OptionError
 from ..layouts import PartBState, lay_out
 from ..network.model import GLMModel
@@ -32,8 +34,6 @@ from .scoring import ChooseKeywords, Fills, check_choices, prompts_of, rank_answ
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-T = TypeVar("T")
 
 
 class Infiller:
@@ -207,11 +207,14 @@ class Infiller:
         Args:
             text: with as many blanks as there are fills.
             fills: one string per blank, of any length; a single string for a single blank. For a
-                list of texts a list with one such entry per text.
+                list of texts a list with one such entry per text. A string is scored as the
+                vocabulary spells it; a `Fill` (of `Filled.blanks`) in its own tokens, without an
+                end if it was cut off.
             truncate: what to drop of a text longer than the context, as in `fill`.
 
         Raises:
-            InputError: fills and blanks, or fills and texts, differ in number; and as `fill`.
+            InputError: fills and blanks, or fills and texts, differ in number; a character that
+                the vocabulary cannot spell; and as `fill`.
             ContextLengthError: a fill longer than the model can count.
 
         >>> model = openglm.load()
@@ -221,7 +224,7 @@ class Infiller:
         """
         if isinstance(text, (str, BlankedText)):
             return self._score([text], [fills], truncate)[0]  # type: ignore[list-item]
-        texts, each = _listed(text), _listed(fills, "fills")
+        texts, each = _listed(text), _listed(cast("Sequence[Fills]", fills), "fills")
         if len(texts) != len(each):
             raise InputError(f"{len(each)} fills for {len(texts)} texts; give one entry per text")
         return self._score(texts, each, truncate)
@@ -348,7 +351,20 @@ class Infiller:
 
     def _plan(self, text: Text, options: FillOptions) -> Plan:
         prompt = prompts_of([text], self.tokenizer, self.model, options.truncate)[0]
-        return Plan(prompt, options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length))
+        limits = options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
+        return Plan(prompt, limits, [self._start(prompt.blanked, i, own) for i, own in enumerate(limits)])
+
+    def _start(self, blanked: BlankedText, blank: int, limits: tuple[int, int]) -> BlankState:
+        """What may be written into a blank: the rest of a document may end with the document's end, others do not."""
+        stop = self._stop_tokens.ids
+        ends = stop if blanked.kinds[blank] is BlankKind.GMASK else stop[:1]
+        brings_space = self.tokenizer.brings_space(blanked.literals[blank])
+        return self._writing.start(limits, brings_space=brings_space, ends=ends)
+
+    @cached_property
+    def _writing(self) -> Writing:
+        """Made for the first fill."""
+        return Writing(self.tokenizer, self._stop_tokens.banned, self._stop_tokens.ids)
 
     def _request(self, plan: Plan, options: FillOptions, top_logprobs: int = 0) -> Request:
         return Request(plan.prompt, self._job(plan, options, top_logprobs), self.tokenizer)
@@ -359,15 +375,22 @@ class Infiller:
         positions = part_a.blank_positions.tolist()
         layout = lay_out(part_a, [[]], markers, blanks=[0])
         if options.num_beams > 1:
-            return BeamSearchJob(layout, PartBState(positions, markers), plan.limits, options, self._stop_tokens)
+            state = PartBState(positions, markers)
+            return BeamSearchJob(layout, state, plan.limits, options, self._stop_tokens, plan.starts)
         seqs = [
-            SamplingSequence(PartBState(positions, markers), plan.limits, _generator(options.seed, copy), top_logprobs)
+            SamplingSequence(
+                PartBState(positions, markers),
+                plan.limits,
+                _generator(options.seed, copy),
+                top_logprobs,
+                starts=plan.starts,
+            )
             for copy in range(options.num_return_sequences)
         ]
         return SamplingJob(layout, seqs, options, self._stop_tokens)
 
 
-def _listed(values: Iterable[T], what: str = "texts") -> list[T]:
+def _listed(values: Iterable[Any], what: str = "texts") -> list[Any]:
     if isinstance(values, (bytes, dict)) or not isinstance(values, Iterable):
         raise InputError(f"{what} must be text or a list, not {values!r:.80}")
     return list(values)

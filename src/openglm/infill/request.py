@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..engine.job import Job, JobOutput
+from ..engine.writing import BlankState
 from ..tokenizer import Tokenizer
 from .prompt import Prompt
 from .results import Fill, Filled, Piece
@@ -22,10 +23,12 @@ class Plan:
     Attributes:
         prompt: the text as the model reads it.
         limits: (fewest, most) tokens of each blank.
+        starts: what may be written into each.
     """
 
     prompt: Prompt
     limits: list[tuple[int, int]]
+    starts: Sequence[BlankState]
 
 
 class Request:
@@ -61,7 +64,7 @@ class Request:
             decoder, spelled, done = self._decoders[answer], self.spelled[answer], event.reason is not None
             new = decoder.finish() if event.token is None else decoder.push(event.token)
             if self._fresh[answer] and new:
-                new, self._fresh[answer] = _fit(self.prompt, event.blank, new), False
+                new, self._fresh[answer] = self._shown(event.blank, new), False
             if event.token is not None:
                 spelled[-1].append(new)
             elif spelled[-1]:
@@ -71,6 +74,9 @@ class Request:
             if done:
                 self._decoders[answer], self._fresh[answer] = self.tokenizer.decoder(), True
                 spelled.append([])
+
+    def _shown(self, blank: int, written: str) -> str:
+        return self.tokenizer.answer_shown(self.prompt.blanked.literals[blank], written)
 
     def result(self) -> Filled:
         """The answers, once the job is done.
@@ -95,7 +101,7 @@ class Request:
 
     def _filled(self, output: JobOutput) -> Filled:
         prompt, fills, logprobs = self.prompt, output.fills, output.logprobs
-        texts = [_fit(prompt, i, self.tokenizer.decode(fill)) for i, fill in enumerate(fills)]
+        texts = [self._shown(i, self.tokenizer.decode(fill)) for i, fill in enumerate(fills)]
         text, spans = prompt.blanked.substitute(texts)
         blanks = [
             Fill(texts[i], list(fills[i]), float(sum(logprobs[i])), list(logprobs[i]), start, end, output.reasons[i])
@@ -109,9 +115,3 @@ def with_alternatives(answers: Sequence[Filled]) -> Filled:
     """The first answer, which holds the others."""
     first = answers[0]
     return dataclasses.replace(first, alternatives=list(answers[1:]))
-
-
-def _fit(prompt: Prompt, blank: int, fill: str) -> str:
-    """Where the text has a space before the blank, the fill does not bring its own."""
-    before = prompt.blanked.literals[blank]
-    return fill[1:] if before[-1:].isspace() and fill.startswith(" ") else fill

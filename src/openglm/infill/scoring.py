@@ -23,9 +23,10 @@ from ..scoring.predict import TOKENS_AT_ONCE, Scoring, shares
 from ..scoring.question import Question
 from ..tokenizer import Tokenizer
 from .prompt import Prompt, build_prompt, numbered
-from .results import Scored
+from .results import Fill, Scored
 
-Fills = str | Sequence[str]  # a string for a single blank, or one per blank
+Answer = str | Fill  # a fill that was written is scored in its own tokens
+Fills = Answer | Sequence[Answer]  # one answer for a single blank, or one per blank
 
 
 class ChooseKeywords(TypedDict, total=False):
@@ -143,9 +144,7 @@ def _question(
         if len(fills) != blanks:
             raise InputError(f"{len(fills)} fills for a text with {blanks} blanks: {fills}")
         before = prompt.blanked.literals
-        encoded = tuple(
-            tuple(tokenizer.encode(tokenizer.answer_in_place(before[i], fill))) for i, fill in enumerate(fills)
-        )
+        encoded = tuple(_tokens(tokenizer, before[i], fill) for i, fill in enumerate(fills))
         if max(map(len, encoded)) > longest:
             raise ContextLengthError(f"a fill of {max(map(len, encoded))} tokens; a blank holds at most {longest}")
         if not ends and not all(encoded):
@@ -154,21 +153,43 @@ def _question(
     return Question(prompt.part_a, tuple(candidates), tuple(range(len(candidates))), ("",) * len(candidates))
 
 
-def _fills_of(choice: Fills) -> list[str]:
-    fills = [choice] if isinstance(choice, (str, bytes)) or not isinstance(choice, Sequence) else choice
-    return [check_text("an answer", fill) for fill in fills]
+def _fills_of(choice: Fills) -> list[Answer]:
+    one = isinstance(choice, (str, bytes)) or not isinstance(choice, Sequence)
+    fills: Sequence[Any] = [choice] if one else choice  # type: ignore[assignment]
+    return [fill if isinstance(fill, Fill) else check_text("an answer", fill) for fill in fills]
+
+
+def _tokens(tokenizer: Tokenizer, literal: str, fill: Answer) -> tuple[int, ...]:
+    """Of an answer behind a literal.
+
+    Raises:
+        InputError: it holds a character that the vocabulary cannot spell.
+    """
+    if isinstance(fill, Fill):
+        return tuple(fill.token_ids)
+    ids = tuple(tokenizer.encode(tokenizer.answer_in_place(literal, fill)))
+    if tokenizer.unknown_id in ids:
+        raise InputError(
+            f"the answer {fill!r:.80} holds characters that this model's vocabulary does not know, so that it would "
+            "count the same as others; write it with other characters"
+        )
+    return ids
 
 
 def _scored(
     prompt: Prompt, index: int, choice: Fills, ids: tuple[tuple[int, ...], ...], read: NDArray[np.float64], ends: bool
 ) -> Scored:
-    fills = _fills_of(choice)
+    answers = _fills_of(choice)
+    fills = [answer.text if isinstance(answer, Fill) else answer for answer in answers]
     values = [part.tolist() for part in np.split(read, np.cumsum([len(each) + ends for each in ids])[:-1])]
+    for own, answer in zip(values, answers, strict=True):
+        if ends and isinstance(answer, Fill) and answer.finish_reason != "stop":
+            own.pop()  # it was cut off before it ended
     text = prompt.blanked.substitute(fills)[0]
     return Scored(
         text,
         fills,
-        float(read.sum()),
+        float(sum(map(sum, values))),
         [float(sum(v)) for v in values],
         values,
         [list(each) for each in ids],

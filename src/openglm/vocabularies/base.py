@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..blanks import BlankKind, Markers
 from ..errors import TokenizerError, UnsupportedBlankError
+from .writing import WritingRules
 
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
@@ -118,9 +119,30 @@ class Tokenizer(ABC):
     def trim_before_blank(self, literal: str) -> str:
         """The literal in front of a blank as the model should see it (white space at its end)."""
 
+    def brings_space(self, literal: str) -> bool:
+        """Whether an answer behind this literal brings the space in front of it (see `trim_before_blank`)."""
+        return False
+
     def answer_in_place(self, literal: str, answer: str) -> str:
-        """An answer as it would be written behind this literal (see `trim_before_blank`)."""
-        return answer
+        """An answer as it would be written behind this literal; an empty one stays empty."""
+        return f" {answer}" if answer and self.brings_space(literal) else answer
+
+    def answer_shown(self, literal: str, written: str) -> str:
+        """What was written behind this literal as it stands in the text: undoes `answer_in_place`."""
+        return written[1:] if self.brings_space(literal) and written.startswith(" ") else written
+
+    def spellings(self) -> list[bytes]:
+        """The bytes of each of the `num_tokens`; special tokens, and others that stand for no text, have none."""
+        return [b"" if t in self._text_of else self.token_text(t).encode() for t in range(self.num_tokens)]
+
+    def is_canonical(self, ids: Sequence[int]) -> bool:
+        """Whether a text is read in just these tokens; it may have been cut off between two of them."""
+        return self.encode(self.decode(ids)) == list(ids)
+
+    @cached_property
+    def writing_rules(self) -> WritingRules:
+        """What may be written next."""
+        return WritingRules.of(self.spellings(), np.zeros(self.num_tokens, np.bool_))
 
     @property
     @abstractmethod
@@ -217,6 +239,11 @@ class Tokenizer(ABC):
         if name not in self.special:
             raise UnsupportedBlankError(f"this vocabulary has no {kind} token; use [MASK]")
         return self.special[name]
+
+    @property
+    def unknown_id(self) -> int | None:
+        """What stands for characters that the vocabulary cannot spell; None where it can spell all."""
+        return self.special.get("unk")
 
     @property
     def never_generated(self) -> list[int]:

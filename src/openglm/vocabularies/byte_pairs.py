@@ -71,15 +71,26 @@ class _BytePairTokenizer(ByteSpelledTokenizer):
         """White space in front of a blank is dropped, as in the published code: the fill brings its own."""
         return literal.rstrip()
 
-    def answer_in_place(self, literal: str, answer: str) -> str:
+    def brings_space(self, literal: str) -> bool:
         """Behind white space an answer starts with a space, for so words are written inside a text."""
-        return f" {answer}" if literal[-1:].isspace() and not answer[:1].isspace() else answer
+        return literal[-1:].isspace()
+
+    def answer_in_place(self, literal: str, answer: str) -> str:
+        """As `Tokenizer.answer_in_place`; an answer that begins with white space has its own."""
+        return answer if answer[:1].isspace() else super().answer_in_place(literal, answer)
+
+    def spellings(self) -> list[bytes]:
+        """As `Tokenizer.spellings`."""
+        silent = {*self._text_of, *self.never_generated}
+        return [b"" if token in silent else self._spell(token) for token in range(self.num_tokens)]
 
     @property
     def never_generated(self) -> list[int]:
         """Special ids but for the two that end a fill, and entries that stand for no text."""
         vocab = self._pairs.vocab
-        return sorted({*super().never_generated, *(vocab[piece] for piece in self._leftovers if piece in vocab)})
+        nameless = set(range(self.num_pieces, self.num_tokens)) - set(self.special.values())
+        leftovers = [vocab[piece] for piece in self._leftovers if piece in vocab]
+        return sorted({*super().never_generated, *leftovers, *nameless})
 
     @cached_property
     def word_joins(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -10,6 +10,7 @@ from .base import REPLACEMENT, Decoder, Tokenizer, checked_id
 from .sources import Source, read_source
 from .spelling import ByteSpelledTokenizer
 
+CANONICAL_WINDOW = 32  # pieces; those at its start are segmented alike with less in front of them
 SPACE_SIGN = "\u2581"  # SentencePiece writes a space as this sign
 
 
@@ -24,6 +25,28 @@ class _SentencePieceTokenizer(Tokenizer):
     def model_bytes(self) -> bytes:
         """The serialised SentencePiece model."""
         return self._bytes
+
+    @property
+    def never_generated(self) -> list[int]:
+        """Special ids but for the two that end a fill, the unknown piece, and those that stand for no text."""
+        processor, pieces = self._processor, list(range(self.num_pieces))
+        kinds = [processor.is_unknown(pieces), processor.is_control(pieces), processor.is_unused(pieces)]
+        silent = [piece for piece in pieces if any(kind[piece] for kind in kinds)]
+        nameless = set(range(self.num_pieces, self.num_tokens)) - set(self.special.values())
+        return sorted({*super().never_generated, *silent, *nameless})
+
+    def spellings(self) -> list[bytes]:
+        """As `Tokenizer.spellings`, read in one go."""
+        pieces = self._processor.id_to_piece(list(range(self.num_pieces)))
+        spelled = [piece.replace(SPACE_SIGN, " ").encode() for piece in pieces]
+        if _has_bytes(self._processor):
+            first = self._processor.piece_to_id("<0x00>")
+            for piece in range(first, first + 256):
+                spelled[piece] = bytes([int(pieces[piece][1:-1], 16)])
+        spelled += [b""] * (self.num_tokens - len(spelled))
+        for token in self.never_generated:
+            spelled[token] = b""
+        return spelled
 
     @property
     def num_pieces(self) -> int:
@@ -91,9 +114,13 @@ class BilingualTokenizer(_SentencePieceTokenizer, ByteSpelledTokenizer):
         """One space is left to the fill: English pieces carry the space in front of them."""
         return literal[:-1] if literal.endswith(" ") else literal
 
-    def answer_in_place(self, literal: str, answer: str) -> str:
+    def brings_space(self, literal: str) -> bool:
         """The space that `trim_before_blank` took away belongs to the answer."""
-        return f" {answer}" if literal.endswith(" ") else answer
+        return literal.endswith(" ")
+
+    def is_canonical(self, ids: Sequence[int]) -> bool:
+        """As `Tokenizer.is_canonical`, by the last pieces: none reaches back farther than a word."""
+        return super().is_canonical(ids[-CANONICAL_WINDOW:])
 
     def config(self) -> dict[str, Any]:
         """The kind of tokenizer."""
@@ -159,6 +186,15 @@ class ChineseTokenizer(_SentencePieceTokenizer):
     def trim_before_blank(self, literal: str) -> str:
         """White space in front of a blank is dropped, as in the original code."""
         return literal.rstrip()
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The piece that SentencePiece writes for an unknown character."""
+        return int(self._processor.unk_id())
+
+    def is_canonical(self, ids: Sequence[int]) -> bool:
+        """True: inside a text pieces lack the space that every text alone begins with."""
+        return True
 
     def config(self) -> dict[str, Any]:
         """The kind of tokenizer and its table of special tokens."""

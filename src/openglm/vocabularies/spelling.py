@@ -23,6 +23,11 @@ class ByteSpelledTokenizer(Tokenizer):
     def _bytes_of(self, piece: int) -> bytes:
         """The bytes of a piece."""
 
+    @property
+    def unknown_id(self) -> int | None:
+        """None: every text can be spelled."""
+        return None
+
     def _spell(self, token: int) -> bytes:
         return self._bytes_of(token) if token < self.num_pieces else UNKNOWN
 

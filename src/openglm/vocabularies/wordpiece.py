@@ -15,6 +15,7 @@ from ..errors import TokenizerError
 from .base import REPLACEMENT, SPECIAL_TEXT, Decoder, Tokenizer, checked_id
 from .detokenize import Detokenizer
 from .sources import Source, read_lines
+from .writing import WritingRules
 
 VOCAB_FILE = "vocab.txt"
 CONTINUES = "##"  # in front of pieces that go on with a word
@@ -98,6 +99,11 @@ class BertTokenizer(Tokenizer):
     def trim_before_blank(self, literal: str) -> str:
         """The literal: spaces make no tokens."""
         return literal
+
+    @cached_property
+    def writing_rules(self) -> WritingRules:
+        """As `Tokenizer.writing_rules`: no answer opens with the end of a word."""
+        return WritingRules.of(self.spellings(), self.word_joins[1])
 
     @property
     def never_generated(self) -> list[int]:
