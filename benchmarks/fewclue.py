@@ -132,19 +132,20 @@ def measured(name: str, method: str, seed: int, args: argparse.Namespace, infill
     task = Task.load(f"fewclue/{name}")
     recipe = {key: value for key, value in RECIPES.get(name, {}).items() if key != "task"}
     options = EvalOptions(
-        model=args.model, data_dir=args.data_dir, seeds=(seed,), pattern=patterns(name, method), finetune=recipe
-    )
-    examples, questions = cloze_tasks.questions_of(task, infiller, options)
+        model=args.model, data_dir=args.data_dir, seeds=(seed,), pattern=patterns(name, method), finetune=recipe,
+        calibrate="calibrated" in method,
+    )  # fmt: skip
+    model = Model(infiller)
+    examples = task.examples("test", args.data_dir)
+    how = cloze_tasks.asking(task, f"fewclue/{name}", model, examples, options)
+    questions = cloze_tasks.questions_of(how, examples, model)
     if method == "tf-idf":
         accuracy = tf_idf(task, args.data_dir, args.limit_train)
     elif method in SEEDED:
         kind = "cloze" if method == "cloze" else "classify"
-        accuracy = few_shot(task, f"fewclue/{name}", options, kind=kind, output=folder)[0]["accuracy"]
+        accuracy = few_shot(task, f"fewclue/{name}", options, "test", kind=kind, output=folder)[0]["accuracy"]
     else:
-        calibrated = EvalOptions(
-            model=args.model, data_dir=args.data_dir, pattern=options.pattern, calibrate="calibrated" in method
-        )
-        predictions = cloze_tasks.predictions_of(task, Model(infiller), examples, questions, calibrated)
+        predictions = cloze_tasks.predictions_of(how, model, examples, questions)
         accuracy = task.evaluate(predictions)["accuracy"]
     return Result(
         f"fewclue/{name}", args.model, method, {"accuracy": accuracy}, len(questions), task.title,

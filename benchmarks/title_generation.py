@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from openglm.evaluation.catalogue import entry
+from openglm.evaluation.evaluate import evaluate
 from openglm.evaluation.generation import bleu, mean_length, rouge
-from openglm.evaluation.measure import measure
-from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile
+from openglm.evaluation.sample import sampled
 from openglm.finetuning import FinetuneRecipe, run
 from openglm.infill.loading import load
 from openglm.markdown import markdown_table
@@ -37,8 +37,8 @@ NAMES = ("rouge1", "rouge2", "rougeL", "bleu", "length")
 
 
 def pairs(path: Path, limit: int | None = None) -> list[tuple[str, str]]:
-    """Abstracts and titles."""
-    return [(str(each.get("abstract")), str(each.get("title"))) for each in read_examples(path)[:limit]]
+    """Abstracts and titles, or the sample of them that a model is measured on."""
+    return [(str(each.get("abstract")), str(each.get("title"))) for each in sampled(read_examples(path), limit, 0)]
 
 
 def baselines(test: Sequence[tuple[str, str]], length: int) -> dict[str, dict[str, float]]:
@@ -88,15 +88,9 @@ def tuned(args: argparse.Namespace, folder: Path) -> tuple[Path, Mapping[str, An
 
 def evaluated(model: Path | str, args: argparse.Namespace) -> dict[str, float]:
     """Metrics of the titles that a model writes."""
-    row = entry("csl_title")
-    assert row is not None
-    metrics, _, _ = measure(
-        row,
-        args.data_dir / row.file,
-        load(model, device="cpu", dtype="float32"),
-        EvalOptions(limit=args.limit, generate={"max_new_tokens": 48}),
-    )
-    return metrics
+    loaded = load(model, device="cpu", dtype="float32")
+    options: dict[str, Any] = {"limit": args.limit, "generate": {"max_new_tokens": 48}}
+    return dict(evaluate("csl_title", loaded, data_dir=args.data_dir, **options)[0].metrics)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -114,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="default")
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--train", type=int, default=TRAIN, help=f"training examples, at most {TRAIN}")
-    parser.add_argument("--limit", type=int, help="the first N test abstracts only")
+    parser.add_argument("--limit", type=int, help="N test abstracts only, drawn at random")
     parser.add_argument("--runs-dir", type=Path, help="keep the folder of the run here")
     args = parser.parse_args(argv)
     if not 1 <= args.train <= TRAIN:

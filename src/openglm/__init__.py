@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TrainingError,
         UnsupportedBlankError,
     )
+    from .evaluation.evaluate import evaluate
     from .finetuning.finetune import finetune
     from .infill.infiller import Infiller
     from .infill.loading import load
@@ -74,6 +75,7 @@ _HOME = {
     "TokenizerError": "errors",
     "TrainingError": "errors",
     "UnsupportedBlankError": "errors",
+    "evaluate": "evaluation.evaluate",
     "finetune": "finetuning.finetune",
     "load": "infill.loading",
 }
@@ -107,6 +109,7 @@ __all__ = [
     "TrainingError",
     "UnsupportedBlankError",
     "__version__",
+    "evaluate",
     "finetune",
     "load",
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from openglm.checkpoints.native import save_model
 from openglm.errors import DataError, OpenGLMError, OptionError
-from openglm.evaluation.evaluate import evaluate, names, targets
+from openglm.evaluation.evaluate import names, run_evaluation, targets
 from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile
 from openglm.infill.infiller import Infiller
@@ -92,12 +92,14 @@ def test_a_folder_of_tasks_is_all_of_them(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_everything_is_looked_for_before_any_work(options: EvalOptions) -> None:
     with pytest.raises(DataError, match="no such file"):
-        evaluate(["lambada", "fewclue"], options, notify=lambda result, known: pytest.fail("something was measured"))
+        run_evaluation(
+            ["lambada", "fewclue"], options, notify=lambda result, known: pytest.fail("something was measured")
+        )
 
 
 def test_a_task_of_ones_own(folder: Path, options: EvalOptions, infiller: Infiller) -> None:
     name = str(folder / "task.yaml")
-    (result,) = evaluate([name], options)
+    (result,) = run_evaluation([name], options)
     task = Task.load(name)
     questions = task.questions(task.examples("test", folder), infiller.tokenizer, infiller.model.config)
     predictions = predict(infiller.model, infiller.tokenizer, questions, scoring=task.scoring)
@@ -112,12 +114,14 @@ def test_limits_and_calibration(folder: Path, options: EvalOptions) -> None:
     import dataclasses
 
     name = str(folder / "task.yaml")
-    (result,) = evaluate([name], dataclasses.replace(options, limit=3, calibrate=True))
+    (result,) = run_evaluation([name], dataclasses.replace(options, limit=3, calibrate=True))
     assert (result.count, result.method) == (3, "zero-shot, calibrated")
 
 
 def test_rows_of_the_catalogue(folder: Path, options: EvalOptions) -> None:
-    found = evaluate(["lambada", "wikitext", "csl_title", "xquad/zh", f"infilling={folder / 'lines.txt'}"], options)
+    found = run_evaluation(
+        ["lambada", "wikitext", "csl_title", "xquad/zh", f"infilling={folder / 'lines.txt'}"], options
+    )
     lambada, wikitext, titles, xquad, infilling = found
     assert list(lambada.metrics) == ["accuracy (bi)", "accuracy (uni)"]
     assert lambada.count == 3
@@ -137,8 +141,8 @@ def test_what_is_done_is_not_done_again(folder: Path, options: EvalOptions, tmp_
     def tell(result: Result, known: bool) -> None:
         told.append((result.task, known))
 
-    evaluate(["lambada"], options, file=ResultFile(path), notify=tell)
-    again = evaluate(["lambada", "wikitext"], options, file=ResultFile(path), notify=tell)
+    run_evaluation(["lambada"], options, file=ResultFile(path), notify=tell)
+    again = run_evaluation(["lambada", "wikitext"], options, file=ResultFile(path), notify=tell)
     assert told == [("lambada", False), ("lambada", True), ("wikitext", False)]
     assert [each.task for each in ResultFile(path).results] == [each.task for each in again]
 
@@ -158,7 +162,7 @@ def test_another_model_is_measured_again(
     told: list[bool] = []
     for network in (tiny_model, other, other):
         save_model(place, network, tokenizer)
-        evaluate(
+        run_evaluation(
             ["lambada"], chosen, file=ResultFile(tmp_path / "out.json"), notify=lambda _, known: told.append(known)
         )
     assert told == [False, False, True]
@@ -170,7 +174,7 @@ def test_few_shot(folder: Path, options: EvalOptions) -> None:
     chosen = dataclasses.replace(
         options, method="few-shot", seeds=(0, 1), limit=5, finetune={"run": {"steps": 2, "batch_size": 2}}
     )
-    (result,) = evaluate([str(folder / "task.yaml")], chosen)
+    (result,) = run_evaluation([str(folder / "task.yaml")], chosen)
     assert (result.method, result.seeds, result.count, len(result.runs)) == ("few-shot", (0, 1), 5, 2)
     values = [run["accuracy"] for run in result.runs]
     assert result.metrics["accuracy"] == pytest.approx(sum(values) / 2)
@@ -190,11 +194,11 @@ def test_a_fine_tuned_model_answers_as_it_was_trained_to(folder: Path, options: 
     values = {"kind": kind, "model": options.model, "task": name, "data": data, "output": str(output)}
     result = run(FinetuneRecipe.from_dict(values | {"run": {"steps": 6, "batch_size": 2}}), quiet=True)
     for place in (output, output / "model"):
-        (found,) = evaluate([name], dataclasses.replace(options, model=str(place)))
+        (found,) = run_evaluation([name], dataclasses.replace(options, model=str(place)))
         assert found.method == "fine-tuned"
         assert found.metrics["accuracy"] == pytest.approx(result.test["accuracy"].mean)
-    (other,) = evaluate(["lambada"], dataclasses.replace(options, model=str(output)))
-    assert other.method == "zero-shot"
+    (other,) = run_evaluation(["lambada"], dataclasses.replace(options, model=str(output)))
+    assert other.method == "fine-tuned for something else"
 
 
 def test_several_patterns(folder: Path, options: EvalOptions, infiller: Infiller, tmp_path: Path) -> None:
@@ -207,19 +211,19 @@ def test_several_patterns(folder: Path, options: EvalOptions, infiller: Infiller
     more = '["{text:shorten} 是[MASK]。", "[MASK]：{text:shorten}", "{text:shorten}（[MASK]）"]'
     path.write_text(TASK.replace('["{text:shorten} 是[MASK]。"]', more), encoding="utf-8")
     task, name = Task.load(path), str(path)
-    (every,) = evaluate([name], dataclasses.replace(options, pattern="all"))
+    (every,) = run_evaluation([name], dataclasses.replace(options, pattern="all"))
     assert every.settings["pattern"] == [0, 1, 2]
-    (some,) = evaluate([name], dataclasses.replace(options, pattern="2,0", calibrate=True))
+    (some,) = run_evaluation([name], dataclasses.replace(options, pattern="2,0", calibrate=True))
     assert some.settings["pattern"] == [0, 2]
     questions = task.questions(task.examples("test", folder), infiller.tokenizer, infiller.model.config, (0, 2))
     scoring = dataclasses.replace(task.scoring, calibrate=True)
     predictions = predict(infiller.model, infiller.tokenizer, questions, scoring=scoring)
     assert some.metrics == task.evaluate(predictions)
-    (one,) = evaluate([str(folder / "task.yaml")], dataclasses.replace(options, pattern="all"))
+    (one,) = run_evaluation([str(folder / "task.yaml")], dataclasses.replace(options, pattern="all"))
     assert one.settings["pattern"] == 0, "all of one are that one"
 
     finetune = {"run": {"steps": 2, "batch_size": 2}}
-    (shots,) = evaluate(
+    (shots,) = run_evaluation(
         [name],
         dataclasses.replace(
             options, method="few-shot", seeds=(0,), pattern=(0, 2), finetune=finetune, runs_dir=tmp_path
@@ -233,7 +237,7 @@ def test_several_patterns(folder: Path, options: EvalOptions, infiller: Infiller
     result = run(FinetuneRecipe.from_dict({**values, "output": str(tmp_path / "run")}), quiet=True)
     path.write_text(path.read_text(encoding="utf-8").replace('）"]', '）", "{text}[MASK]"]'), encoding="utf-8")
     assert len(Task.load(path).templates) == 4, "one was added since"
-    (tuned,) = evaluate([name], dataclasses.replace(options, model=str(tmp_path / "run")))
+    (tuned,) = run_evaluation([name], dataclasses.replace(options, model=str(tmp_path / "run")))
     assert (tuned.method, tuned.settings["pattern"]) == ("fine-tuned", [1, 2])
     assert tuned.metrics["accuracy"] == pytest.approx(result.test["accuracy"].mean)
 
@@ -256,7 +260,7 @@ def test_bad_input(options: EvalOptions, given: list[str], changes: dict[str, st
     import dataclasses
 
     with pytest.raises(OpenGLMError, match=message):
-        evaluate(given, dataclasses.replace(options, **changes))
+        run_evaluation(given, dataclasses.replace(options, **changes))
 
 
 def test_no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +272,7 @@ def test_no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_data_folder_may_come_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENGLM_EVAL", str(folder))
-    assert targets(["lambada"], EvalOptions())[0].path == folder / "lambada" / "test.jsonl"
+    assert targets(["lambada"], EvalOptions())[0].paths() == [folder / "lambada" / "test.jsonl"]
 
 
 def test_bad_options() -> None:
@@ -284,6 +288,6 @@ def test_bad_files(folder: Path, options: EvalOptions, tmp_path: Path) -> None:
     lacking.write_text('{"text": "a letter"}\n{"body": "x"}\n', encoding="utf-8")
     for path, message in ((broken, "not UTF-8"), (empty, "no text"), (lacking, "line 2")):
         with pytest.raises(DataError, match=message):
-            evaluate([f"perplexity={path}"], options)
+            run_evaluation([f"perplexity={path}"], options)
     with pytest.raises(DataError, match='line 1: no field "source"'):
-        evaluate([f"generation={lacking}"], options)
+        run_evaluation([f"generation={lacking}"], options)

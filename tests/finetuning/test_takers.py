@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 import openglm
 from openglm.checkpoints.convert import convert
 from openglm.errors import CheckpointError, OptionError, TrainingError
-from openglm.evaluation.evaluate import evaluate
+from openglm.evaluation.evaluate import run_evaluation
 from openglm.evaluation.models import load_model
 from openglm.evaluation.options import EvalOptions
 from openglm.finetuning import FinetuneRecipe, load_classifier, run
@@ -190,7 +190,7 @@ def test_evaluation_measures_the_run(chooser: FinetuneResult, tmp_path: Path) ->
     text = (chooser.output / "model" / "task.yaml").read_text(encoding="utf-8")
     task.write_text(text + "files: {test: dev.jsonl}\n")
     options = EvalOptions(model=str(chooser.output), data_dir=str(chooser.output.parent))
-    [found] = evaluate([str(task)], options)
+    [found] = run_evaluation([str(task)], options)
     assert found.metrics["accuracy"] == pytest.approx(chooser.dev["accuracy"].mean)
 
 
@@ -206,7 +206,7 @@ def test_what_cannot_apply_a_prompt_names_it(chooser: FinetuneResult, converted:
     with pytest.raises(CheckpointError, match=r"prompt\.json: this model has a trained prompt; the format flagai"):
         convert(chooser.model, converted, to="flagai")
     with pytest.raises(OptionError, match="has a trained prompt"):
-        evaluate([f"perplexity={texts}"], EvalOptions(model=str(chooser.output)))
+        run_evaluation([f"perplexity={texts}"], EvalOptions(model=str(chooser.output)))
     with pytest.raises(TrainingError, match="has a trained prompt, which further training would leave out"):
         tuned("cloze", chooser.output, tmp_path / "again", {"train": "x"}, METHODS["full"], task=TASK)
 

@@ -10,7 +10,7 @@ import pytest
 
 from openglm.blanks import BlankKind, PartA
 from openglm.errors import DataError
-from openglm.evaluation.evaluate import evaluate
+from openglm.evaluation.evaluate import run_evaluation
 from openglm.evaluation.options import EvalOptions
 from openglm.infill.infiller import Infiller
 from openglm.layouts import lay_out
@@ -108,7 +108,7 @@ def test_those_that_come_along(name: str, tmp_path: Path) -> None:
     ]
     (tmp_path / name).mkdir()
     (tmp_path / name / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (result,) = evaluate([name], EvalOptions(data_dir=tmp_path, device="cpu"))
+    (result,) = run_evaluation([name], EvalOptions(data_dir=tmp_path, device="cpu"))
     assert (result.count, result.chance) == (4, {"group_accuracy": 50.0})
     assert set(result.categories) == {"binding", "ellipsis"}
     text = render([result])

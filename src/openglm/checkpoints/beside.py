@@ -85,6 +85,7 @@ class RunSettings:
         kind: of fine-tuning; method: which parameters were trained.
         pattern: a number, a list of numbers, or "all".
         title: of the task; base_model: what training started from.
+        text_pattern: of sequence-to-sequence, the text in whose blank targets were written.
         length_penalty, calibrate: as in the recipe's section `objective`.
     """
 
@@ -95,6 +96,7 @@ class RunSettings:
     base_model: str = ""
     length_penalty: float = -1.0
     calibrate: str = "no"
+    text_pattern: str = ""
 
     def write(self, folder: Path) -> None:
         """Write it into a model folder, complete or not at all."""

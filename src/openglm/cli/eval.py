@@ -30,17 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-dir", metavar="DIR", help="folder with the data of named tasks (default: the variable OPENGLM_EVAL)"
     )
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--zero-shot", action="store_true", help="the model as it is, fine-tuned or not (default)")
+    ways.add_argument(
+        "--zero-shot",
+        action="store_true",
+        help="the model as it is; a fine-tuned one is asked as it was trained (default)",
+    )
     ways.add_argument(
         "--few-shot", action="store_true", help="fine-tune it on the task's training data first, once per seed"
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="few-shot runs (default: 3)")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N examples only")
+    parser.add_argument("--limit", type=int, metavar="N", help="N examples only, drawn at random, for a quick look")
+    parser.add_argument(
+        "--sample-seed", type=int, default=0, metavar="N", help="which examples --limit draws (default: 0)"
+    )
     parser.add_argument(
         "--pattern",
-        default="0",
         metavar="N[,N]|all",
-        help="which pattern of a task (default: 0); what the model says by several is averaged",
+        help="which pattern of a task (default: 0, or those that a fine-tuned model has learnt); "
+        "what the model says by several is averaged",
     )
     parser.add_argument(
         "--calibrate",
@@ -50,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output", metavar="FILE", help="write results here; .json goes on where it stopped, .md is a table"
+    )
+    parser.add_argument(
+        "--predictions",
+        metavar="DIR",
+        help="write every example with its text, its id and the model's answer, a JSON Lines file per task",
     )
     parser.add_argument("--json", action="store_true", help="print JSON Lines, for machines")
     windows = parser.add_argument_group("perplexity and infilling")
@@ -79,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
         print("\n".join(names()))
         return 0
-    from ..evaluation.evaluate import evaluate
+    from ..evaluation.evaluate import run_evaluation
     from ..evaluation.results import ResultFile
     from ..evaluation.tables import render
     from ..files import write_atomically
@@ -88,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
     if output is not None and output.suffix not in (".json", ".md"):
         raise OptionError(f"--output {output}: the name must end in .json or .md")
     kept = output.with_suffix(".json") if output is not None else None
-    results = evaluate(args.names, _options(args), file=ResultFile(kept), notify=None if args.json else _tell)
+    notify = None if args.json else _tell
+    results = run_evaluation(args.names, _options(args), file=ResultFile(kept), notify=notify)
     for result in results if args.json else ():
         print(json.dumps(result.to_dict(), ensure_ascii=False))
     table = render(results)
@@ -110,6 +123,7 @@ def _options(args: argparse.Namespace) -> EvalOptions:
         method="few-shot" if args.few_shot else "zero-shot",
         seeds=tuple(range(args.seeds)),
         limit=args.limit,
+        sample_seed=args.sample_seed,
         pattern=args.pattern,
         calibrate=args.calibrate,
         generate=decoding_options(args),
@@ -117,6 +131,7 @@ def _options(args: argparse.Namespace) -> EvalOptions:
         stride=args.stride,
         ratios=_ratios(args.ratios),
         finetune=_settings(args.settings),
+        predictions=Path(args.predictions) if args.predictions else None,
         runs_dir=Path(args.runs_dir) if args.runs_dir else None,
         **model_options(args),
     )

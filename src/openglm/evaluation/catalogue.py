@@ -43,6 +43,7 @@ class Entry:
         metrics: for generation: any of "rouge", "bleu", "squad", "cmrc".
         max_new_tokens: for generation.
         published: results of others.
+        version: raised whenever figures are no longer those of before.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Entry:
     metrics: tuple[str, ...] = ()
     max_new_tokens: int = 64
     published: Sequence[PublishedResult] = ()
+    version: int = 1
 
 
 ENTRIES: tuple[Entry, ...] = (

@@ -8,7 +8,7 @@ by exact match. (Paper, section 3.3, after Shen et al. 2020.)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Infilling:
         bleu_unfilled: of the texts with their blanks simply left out.
         exact_match: share of blanks filled with just what stood there, in percent.
         blanks, texts: how many.
+        filled: of each text, the text with its blanks, what was written into them, and what stood there.
     """
 
     ratio: float
@@ -42,6 +43,7 @@ class Infilling:
     exact_match: float
     blanks: int
     texts: int
+    filled: tuple[tuple[str, list[str], list[str]], ...] = field(default=(), repr=False)
 
 
 def blank_words(
@@ -106,23 +108,27 @@ def _at_ratio(
     cases = [case for case in cases if case[2]]
     if not cases:
         raise InputError(f"no text has enough words to blank out {ratio:.0%} of them")
-    filled_texts, exact = [], 0
+    filled_texts, filled, exact = [], [], 0
     for batch in _batches(cases):
-        for (_, _, answers), filled in zip(
-            batch, infiller.fill([blanked for _, blanked, _ in batch], **options), strict=True
-        ):
-            filled_texts.append(filled.text)
-            exact += sum(
-                normalized(fill.text.strip()) == normalized(answer)
-                for fill, answer in zip(filled.blanks, answers, strict=True)
-            )
+        found = infiller.fill([blanked for _, blanked, _ in batch], **options)
+        for (_, blanked, answers), each in zip(batch, found, strict=True):
+            fills = [fill.text.strip() for fill in each.blanks]
+            filled_texts.append(each.text)
+            filled.append((str(blanked), fills, answers))
+            exact += sum(normalized(a) == normalized(b) for a, b in zip(fills, answers, strict=True))
         if progress:
             progress(len(batch))
     originals = [text for text, _, _ in cases]
     unfilled = [blanked.substitute([""] * len(blanked.kinds))[0] for _, blanked, _ in cases]
     blanks = sum(len(answers) for _, _, answers in cases)
     return Infilling(
-        ratio, bleu(filled_texts, originals), bleu(unfilled, originals), 100 * exact / blanks, blanks, len(cases)
+        ratio,
+        bleu(filled_texts, originals),
+        bleu(unfilled, originals),
+        100 * exact / blanks,
+        blanks,
+        len(cases),
+        tuple(filled),
     )
 
 

@@ -50,6 +50,7 @@ class LastWords:
     accuracy: float
     count: int
     cut: int  # texts whose beginning did not fit the context
+    right: tuple[bool, ...] = ()  # of each text
 
 
 def signs_of(infiller: Infiller, blank: BlankKind | str | None = None) -> Signs:
@@ -160,12 +161,12 @@ def last_words(
                 np.array(context[-room:], np.int64), np.array(word, np.int64), signs, unidirectional=unidirectional
             )
         )
-    right = 0
+    right = []
     for _, first in target_logprobs(infiller.model, layouts, infiller.tokenizer.eos):
-        right += bool(first.all())
+        right.append(bool(first.all()))
         if progress:
             progress(1)
-    return LastWords(100 * right / len(texts), len(texts), cut)
+    return LastWords(100 * sum(right) / len(texts), len(texts), cut, tuple(right))
 
 
 def _unidirectional(direction: str) -> bool:

@@ -35,12 +35,14 @@ class Result:
         deviations: name -> standard deviation over `seeds`; empty for a single run.
         seeds: of the runs.
         runs: metrics of each run, where there are several.
+        version: of the task, its figures can only be compared with those of the same.
+        population: how many examples there are, where a sample of them was measured; else 0.
         cut: examples of which something did not fit the context.
         chance, majority: metrics of guessing, and of always giving the most frequent answer.
         published: results of others.
         seconds: taken.
         categories: of a task that has some (BLiMP's phenomena): name -> its metrics.
-        settings: what else decides the figures (limit, pattern, fingerprint of the weights, ...).
+        settings: what else decides the figures (pattern, digests of task, data and weights, ...).
     """
 
     task: str
@@ -59,6 +61,8 @@ class Result:
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     categories: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    version: int = 1
+    population: int = 0
 
     @property
     def identity(self) -> str:
@@ -72,9 +76,10 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; metrics rounded to four digits."""
-        return {
-            key: _rounded(value) for key, value in dataclasses.asdict(self).items() if value not in ("", (), {}, None)
-        }
+        values = dataclasses.asdict(self)
+        if not self.population:
+            del values["population"]
+        return {key: _rounded(value) for key, value in values.items() if value not in ("", (), {}, None)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Result:

@@ -22,15 +22,16 @@ def render(results: Sequence[Result]) -> str:
 
 
 def own_table(results: Sequence[Result]) -> str:
-    """One row per metric: task, method, examples, value, chance, majority."""
-    rows = [["task", "method", "examples", "metric", "value", "chance", "majority"]]
+    """One row per metric: task and its version, method, examples, value, chance, majority."""
+    rows = [["task", "version", "method", "examples", "metric", "value", "chance", "majority"]]
     for each in results:
         count = f"{each.count}" + (f" ({each.cut} cut)" if each.cut else "")
+        count += ", a sample" if each.population else ""
         for number, name in enumerate(each.metrics):
-            about = [each.task, each.method, count] if not number else ["", "", ""]
+            about = [each.task, str(each.version), each.method, count] if not number else [""] * 4
             guesses = [_number(each.chance.get(name)), _number(each.majority.get(name))]
             rows.append([*about, name, value_of(each, name), *guesses])
-    return markdown_table(rows[0], rows[1:], right=(2, 4, 5, 6))
+    return markdown_table(rows[0], rows[1:], right=(1, 3, 5, 6, 7))
 
 
 def value_of(result: Result, name: str) -> str:

@@ -11,7 +11,6 @@ from ..errors import ContextLengthError, DataError, InputError
 from ..infill.infiller import Infiller
 from ..tasks.examples import Example, read_examples
 from ..tasks.pattern import Pattern
-from .catalogue import Entry
 
 _REPLACEMENT = "\ufffd"
 _PREFERRED = (BlankKind.SMASK, BlankKind.GMASK, BlankKind.MASK)  # the blank of a target text
@@ -32,19 +31,39 @@ class GenerationExample:
     cut: int
 
 
-def read_texts(path: Path, *, lines: bool, limit: int | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Texts:
+    """What is in a file: texts, or records of which each is more than a text.
+
+    Attributes:
+        texts: of the file.
+        examples: its records.
+        whole: the file is a single text, of which a sample is some of its lines.
+    """
+
+    texts: Sequence[str] = ()
+    examples: Sequence[Example] = ()
+    whole: bool = False
+
+    @property
+    def count(self) -> int:
+        """Of what a sample is drawn: texts, records, or the lines of a single text."""
+        return len(self.texts[0].splitlines()) if self.whole else len(self.texts) + len(self.examples)
+
+
+def read_texts(path: Path, *, lines: bool) -> Texts:
     """Texts of a file.
 
     Args:
         path: `.jsonl` or `.json` (the field `text` of each record), or anything else as plain text.
         lines: of plain text, every line that is not empty is a text; else the whole file is one.
-        limit: the first texts only; of a plain text that is one, the first lines.
 
     Raises:
         DataError: not readable, not UTF-8, no text in it, or a record without `text`.
     """
+    whole = False
     if ".json" in "".join(path.suffixes[-2:]):
-        texts = [example.text("text") for example in read_examples(path)[:limit]]
+        texts = [example.text("text") for example in read_examples(path)]
     else:
         try:
             content = path.read_text(encoding="utf-8")
@@ -52,29 +71,29 @@ def read_texts(path: Path, *, lines: bool, limit: int | None = None) -> list[str
             raise DataError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from error
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-        if lines:
-            texts = [line for line in content.splitlines() if line.strip()][:limit]
-        else:
-            texts = ["".join(content.splitlines(keepends=True)[:limit])]
+        texts, whole = ([line for line in content.splitlines() if line.strip()], False) if lines else ([content], True)
     if not any(text.strip() for text in texts):
         raise DataError(f"{path}: there is no text in it")
-    return texts
+    return Texts(texts, whole=whole)
 
 
-def read_requests(path: Path, row: Entry, infiller: Infiller, limit: int | None = None) -> list[GenerationExample]:
-    """Records of a file as texts to be filled, shortened where the pattern allows it.
+def read_requests(
+    examples: Sequence[Example], pattern: str, target: str, infiller: Infiller
+) -> list[GenerationExample]:
+    """Records as texts to be filled, shortened where the pattern allows it.
+
+    Args:
+        pattern: with one blank; "" for the source and a blank.
+        target: the field with the reference.
 
     Raises:
         DataError: a missing field (names the line), a pattern with more than one blank, or a text
             that is too long and may not be shortened.
     """
-    pattern = Pattern.parse(row.pattern or f"{{source:shorten}}{_blank(infiller)}")
-    if len(pattern.kinds) != 1:
-        raise DataError(f"pattern {pattern}: generated texts need exactly one blank")
-    examples = read_examples(path)[:limit]
-    if not examples:
-        raise DataError(f"{path}: there are no examples in it")
-    return [_request(example, pattern, row.target, infiller) for example in examples]
+    parsed = Pattern.parse(pattern or f"{{source:shorten}}{_blank(infiller)}")
+    if len(parsed.kinds) != 1:
+        raise DataError(f"pattern {parsed}: generated texts need exactly one blank")
+    return [_request(example, parsed, target, infiller) for example in examples]
 
 
 def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller) -> GenerationExample:

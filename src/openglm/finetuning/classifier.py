@@ -67,7 +67,7 @@ class Classifier:
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.task, self.pattern, self.scoring = task, pattern, scoring
-        self._head = head
+        self.head = head
         self.fields = tuple(fields) if task is None else task.fields(pattern)
         self.labels = tuple(labels) if task is None else task.labels
 
@@ -89,7 +89,7 @@ class Classifier:
         single = isinstance(examples, (str, Mapping))
         items: Sequence[Item] = [examples] if isinstance(examples, (str, Mapping)) else list(examples)
         found = [self._example(item, number) for number, item in enumerate(items, 1)]
-        answers = self._by_head(found) if self._head is not None else self._by_cloze(found)
+        answers = self._by_head(found) if self.head is not None else self._by_cloze(found)
         return answers[0] if single else answers
 
     def _example(self, item: Item, number: int) -> Example:
@@ -109,10 +109,10 @@ class Classifier:
         return [Answer(p.label, dict(zip(p.question.labels, p.probabilities.tolist(), strict=True))) for p in found]
 
     def _by_head(self, examples: Sequence[Example]) -> list[Answer]:
-        assert self._head is not None
+        assert self.head is not None
         room = self.model.config.max_sequence_length
         texts = [encode_text([str(e.get(name)) for name in self.fields], self.tokenizer, room)[0] for e in examples]
-        rows = [head_prediction(self.labels, values) for values in head_logits(self._head, texts, self.tokenizer)]
+        rows = [head_prediction(self.labels, values) for values in head_logits(self.head, texts, self.tokenizer)]
         return [Answer(row["predicted"], row["probabilities"]) for row in rows]
 
 

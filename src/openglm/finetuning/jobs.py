@@ -134,6 +134,7 @@ class Plan(ABC):
         metric: by which the best weights are chosen; "" the loss.
         title: what the task is called.
         example: a text to be filled as the model has learnt to, for its card; "": none in particular.
+        text_pattern: of sequence-to-sequence, the text in whose blank targets are written.
         digest: differs where the training data do.
     """
 
@@ -148,6 +149,7 @@ class Plan(ABC):
         self.metric = ""
         self.title = recipe.kind
         self.example = ""
+        self.text_pattern = ""
         self.digest = ""
 
     @abstractmethod

@@ -187,6 +187,7 @@ def _leave(result: FinetuneResult, recipe: FinetuneRecipe, plan: Plan, job: Tuni
         base_model=recipe.model,
         length_penalty=recipe.objective.length_penalty,
         calibrate=recipe.objective.calibrate,
+        text_pattern=plan.text_pattern,
     ).write(folder)
     save_model(folder, model, plan.tokenizer)
     on_gpu = device.type == "cuda"

@@ -89,7 +89,7 @@ class Seq2SeqPlan(Plan):
         pattern = values.get("pattern") or f"{{{recipe.data.source}:shorten}}{blank}"
         if not isinstance(pattern, str) or "patterns" in values:
             raise DataError("sequence-to-sequence examples are asked by one pattern; give one text as `pattern`")
-        self.pattern = Pattern.parse(pattern)
+        self.pattern, self.text_pattern = Pattern.parse(pattern), pattern
         if not recipe.data.train:
             raise DataError("no training data: name a file of examples")
         self.pairs = {

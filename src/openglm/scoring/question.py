@@ -29,6 +29,8 @@ class Question:
         cut: tokens left out of Part A because the text was longer than the context.
         cut_from: field -> tokens left out of it.
         number: number of the line or item the example stood in, from 1; 0 if it has none.
+        id: what the example calls itself; "" if it does not.
+        text: as the pattern asks, its blanks written out; nothing cut off.
         group: what belongs together in a metric (one MultiRC question, one CMRC2019 passage).
         category: what it counts as in a table of its own (the phenomenon of a minimal pair), or None.
         prior: the same blanks in an empty context, for calibration, or None.
@@ -44,6 +46,8 @@ class Question:
     cut: int = 0
     cut_from: Mapping[str, int] = field(default_factory=dict)
     number: int = 0
+    id: str = ""
+    text: str = ""
     group: str | None = None
     category: str | None = None
     prior: PartA | None = None

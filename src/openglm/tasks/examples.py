@@ -17,6 +17,8 @@ from ..data.corpus import numbered_lines, open_plain
 from ..data.records import TABLES, RecordReader, form_of
 from ..errors import DataError, InputError, brief, suggest
 
+_IDS = ("id", "idx", "guid", "uid", "context_id")  # fields that name an example, where files have one
+
 
 @dataclass(frozen=True)
 class Example:
@@ -38,6 +40,12 @@ class Example:
     def where(self) -> str:
         """For messages: `train.jsonl, line 3`."""
         return f"{self.source}, {self.unit} {self.number}" if self.source else f"example {self.number}"
+
+    @property
+    def id(self) -> str:
+        """What the example calls itself; "" if it does not."""
+        found = next((self.values[name] for name in _IDS if isinstance(self.values.get(name), (str, int))), "")
+        return str(found)
 
     def get(self, name: str) -> Any:
         """The field `name`; `a.b` is the field b of the object a.

@@ -54,6 +54,7 @@ class Task:
         scoring: how answers are compared.
         files: "train", "dev", "test" -> path within the data folder.
         published: results of others.
+        version: of the task; raised whenever its figures are no longer those of before.
         title, language, source: for people.
     """
 
@@ -71,6 +72,7 @@ class Task:
     scoring: Scoring = field(default_factory=Scoring)
     files: Mapping[str, str] = field(default_factory=dict)
     published: tuple[PublishedResult, ...] = ()
+    version: int = 1
     title: str = ""
     language: str = ""
     source: str = ""
@@ -237,10 +239,21 @@ class Task:
             raise DataError(f"{example.where}: an answer of {longest} tokens; a blank holds at most {most}")
         golds = self._golds(example, template, labels)
         return Question(
-            filled.part_a(tokenizer), candidates, owner, labels, golds[0] if golds else None, golds,
-            filled.cut, dict(filled.cut_from), example.number, self._text_of(self.group_field, example),
-            self._text_of(self.category_field, example), self._prior(tokenizer, pattern, most),
-        )  # fmt: skip
+            part_a=filled.part_a(tokenizer),
+            candidates=candidates,
+            owner=owner,
+            labels=labels,
+            gold=golds[0] if golds else None,
+            golds=golds,
+            cut=filled.cut,
+            cut_from=dict(filled.cut_from),
+            number=example.number,
+            id=example.id,
+            text=str(filled.blanked),
+            group=self._text_of(self.group_field, example),
+            category=self._text_of(self.category_field, example),
+            prior=self._prior(tokenizer, pattern, most),
+        )
 
     def questions(
         self,

@@ -1,6 +1,6 @@
 """Task files: YAML -> `Task`, every mistake with the file, the key and the remedy.
 
-title: Sentiment of product reviews       kind: choice | options | pairs
+version: 1    title: Sentiment of product reviews    kind: choice | options | pairs
 patterns: ["{sentence:shorten}，总的来说[MASK]。"]   or {pattern: ..., verbalizer: ...} each
 verbalizer: {Positive: [满意, 很好], Negative: 失望}  for choice
 options: candidates                        for options: a field with a list, or a list of texts
@@ -33,8 +33,8 @@ KINDS = ("choice", "options", "pairs")
 PAIR = ("{bad}", "{good}")  # the good one last: of equals the first is taken, and a tie is no success
 _NORMALIZE = {"sum": 0.0, "mean": 1.0}
 _KEYS = (
-    "name", "title", "language", "source", "kind", "patterns", "verbalizer", "options", "label", "group", "category",
-    "fields", "prepare", "metrics", "scoring", "files", "published",
+    "name", "version", "title", "language", "source", "kind", "patterns", "verbalizer", "options", "label", "group",
+    "category", "fields", "prepare", "metrics", "scoring", "files", "published",
 )  # fmt: skip
 
 
@@ -124,6 +124,7 @@ def from_values(values: Mapping[str, Any]) -> Task:
         scoring=_scoring(values.get("scoring", {})),
         files={str(k): str(v) for k, v in _mapping(values.get("files", {}), "files").items()},
         published=_figures(values.get("published", [])),
+        version=_version(values.get("version", 1)),
         title=str(values.get("title", "")),
         language=str(values.get("language", "")),
         source=str(values.get("source", "")),
@@ -192,6 +193,12 @@ def _texts(value: Any, key: str) -> tuple[str, ...]:
     if not isinstance(listed, (list, tuple)) or not all(isinstance(each, str) for each in listed):
         raise DataError(f"{key}: expected text or a list of texts, not {value!r}")
     return tuple(listed)
+
+
+def _version(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DataError(f"version: expected a number from 1, not {value!r}")
+    return value
 
 
 def _field_name(value: Any, key: str) -> str | None:
