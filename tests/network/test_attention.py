@@ -10,12 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from openglm.batches import NO_DOCUMENT, Arrays, Batch, pack, pad
 from openglm.blanks import Markers
 from openglm.errors import OptionError
 from openglm.layouts import Layout, blank_out
-from openglm.network.attention import PADDING, attend, block_mask, dense_mask, prefix_mask, tokens_seen
+from openglm.network.attention import (
+    PADDING,
+    _spelled_out,
+    attend,
+    block_mask,
+    dense_mask,
+    prefix_mask,
+    tokens_seen,
+)
 from openglm.network.cache import KVCache
 from openglm.network.model import GLMModel
 
@@ -275,3 +284,28 @@ def test_hidden_columns_of_shorter_rows(tiny_model: GLMModel) -> None:
         tiny_model(ids[row : row + 1, :length], positions[row : row + 1, :, :length], None, cache=alone)
         single = tiny_model(step[row : row + 1], step_positions[row : row + 1], None, cache=alone)
         torch.testing.assert_close(together[row : row + 1], single, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_spelled_out_is_the_same(normalized: bool, masked: bool) -> None:
+    """What graphs for a CPU are made of; with normalized queries and keys without a maximum to take away."""
+    q, k, v = (torch.randn(2, 3, 9, 16, requires_grad=True) for _ in range(3))
+    if normalized:
+        q, k = (F.normalize(x.detach(), dim=-1).mul(4).requires_grad_() for x in (q, k))
+    mask = prefix_mask(torch.tensor([4, 7]), 9) if masked else None
+    given = torch.randn(2, 3, 9, 16)
+    found = []
+    for mixed in (
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+        _spelled_out(q, k, v, mask, 0.0, normalized),
+    ):
+        found.append((mixed, *torch.autograd.grad(mixed, (q, k, v), given)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_largest_score_can_be_summed() -> None:
+    q = k = torch.full((1, 1, 512, 16), 30.0)
+    mixed = _spelled_out(q, k, torch.ones(1, 1, 512, 16), None, 0.0, True)
+    torch.testing.assert_close(mixed, torch.ones(1, 1, 512, 16))

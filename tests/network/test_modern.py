@@ -13,7 +13,7 @@ from openglm.network.attention import prefix_mask
 from openglm.network.cache import KVCache
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
-from openglm.network.modern import rotate, rotation
+from openglm.network.modern import gelu, rotate, rotation
 from openglm.network.quantization import quantize
 
 CONFIG = GLMConfig(2, 64, 2, 128, max_sequence_length=96, architecture="modern")
@@ -146,3 +146,14 @@ def test_checkpointing_gives_the_same_gradients(model: GLMModel) -> None:
         assert a is not None
         assert b is not None
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_gelu_of_graphs_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-12, 12, 4001, requires_grad=True)
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        y = gelu(x)
+        found.append((y, torch.autograd.grad(y.sum(), x)[0]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=5e-6)

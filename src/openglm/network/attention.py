@@ -112,6 +112,20 @@ def attend(
     return flex_attention(q_BNSH, k_BNKH, v_BNKH, block_mask=mask)
 
 
+class _Scores(torch.autograd.Function):
+    """Queries times keys. Torch's own gradient of the keys comes with its rows across, and slows all that reads it."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BNSH: Tensor, k_BNKH: Tensor) -> Tensor:
+        ctx.save_for_backward(q_BNSH, k_BNKH)
+        return q_BNSH @ k_BNKH.mT
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        q_BNSH, k_BNKH = ctx.saved_tensors
+        return grads[0] @ k_BNKH, grads[0].mT @ q_BNSH
+
+
 def _spelled_out(
     q_BNSH: Tensor,
     k_BNKH: Tensor,
@@ -120,7 +134,8 @@ def _spelled_out(
     dropout: float,
     normalized: bool,
 ) -> Tensor:
-    scores_BNSK = (q_BNSH @ k_BNKH.mT).float() * q_BNSH.shape[-1] ** -0.5
+    scores_BNSK: Tensor = _Scores.apply(q_BNSH, k_BNKH)  # type: ignore[no-untyped-call]
+    scores_BNSK = scores_BNSK.float() * q_BNSH.shape[-1] ** -0.5
     if isinstance(mask, Tensor):
         scores_BNSK = scores_BNSK.masked_fill(~mask, -torch.inf)
     if not normalized:
