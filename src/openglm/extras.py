@@ -11,7 +11,8 @@ from typing import Any
 
 from .errors import MissingLibraryError
 
-EXTRAS = ("eval", "gpu", "parquet", "serve", "train")  # those of pyproject.toml that users install for a command
+# Those of pyproject.toml that users install for what they do.
+EXTRAS = ("eval", "gpu", "parquet", "serve", "train", "transformers")
 
 
 def library(module: str, *, extra: str, purpose: str) -> Any:

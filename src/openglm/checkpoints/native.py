@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,8 @@ from .vocabulary import Vocabulary
 from .weights import StreamingReader, TensorInfo, Weights
 
 WEIGHTS_FILE = SINGLE_FILE
+# Keys of config.json that say nothing about the network: what tells the format, and what transformers adds.
+NOT_OURS = ("format", "model_type", "token_ids", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 def save_model(
@@ -51,9 +54,9 @@ def save_model(
     write_checksums(folder, read.sums, tokenizer.files())
 
 
-def write_config(folder: Path, config: GLMConfig) -> None:
-    """Write `config.json`."""
-    values = {"format": OPENGLM, **config.to_dict()}
+def write_config(folder: Path, config: GLMConfig, **further: Any) -> None:
+    """Write `config.json`; `further` values are those of the integration with transformers."""
+    values = {"format": OPENGLM, "model_type": OPENGLM, **config.to_dict(), **further}
     write_atomically(folder / CONFIG_FILE, (json.dumps(values, indent=2) + "\n").encode())
 
 
@@ -89,7 +92,7 @@ def read_config(folder: Path) -> GLMConfig:
     """
     path = folder / CONFIG_FILE
     values = read_json(path)
-    values.pop("format", None)
+    values = {key: value for key, value in values.items() if key not in NOT_OURS}
     try:
         return GLMConfig.from_dict(values)
     except ConfigError as error:

@@ -94,17 +94,25 @@ def run(
     )
     if max_seconds is not None:
         context = dataclasses.replace(context, deadline=time.monotonic() + max_seconds)
-    done: list[RunResult] = []
-    for seed in recipe.run.seeds:
-        found = _tuner(recipe, plan, checkpoint, seed, context).run()
-        if found is None:
-            return dataclasses.replace(result, runs=tuple(done))
-        done.append(found)
+    done = _run_seeds(recipe, plan, checkpoint, context)
+    if len(done) < len(recipe.run.seeds):
+        return dataclasses.replace(result, runs=tuple(done))
     best = max(done, key=lambda each: _rank(plan, each))
     result = dataclasses.replace(result, model=recipe.folder / MODEL_FOLDER, runs=tuple(done), best=best, finished=True)
     job = _tuner(recipe, plan, checkpoint, best.seed, context).restore_best()
     _leave(result, recipe, plan, job, processes.device)
     return result
+
+
+def _run_seeds(recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, context: RunContext) -> list[RunResult]:
+    """One run per seed, up to the first that is stopped before its end."""
+    done = []
+    for seed in recipe.run.seeds:
+        found = _tuner(recipe, plan, checkpoint, seed, context).run()
+        if found is None:
+            break
+        done.append(found)
+    return done
 
 
 def _tuner(recipe: FinetuneRecipe, plan: Plan, checkpoint: Checkpoint, seed: int, context: RunContext) -> Tuner:

@@ -23,6 +23,8 @@ from .writing import WritingRules
 
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
+# By which transformers knows whose folder it is, so that no other class claims it.
+CLASS_KEY, TRANSFORMERS_CLASS = "tokenizer_class", "OpenGLMTokenizer"
 REPLACEMENT = "\ufffd"  # how an id that no vocabulary knows reads
 
 # How a special token is written in text. Names are those of the published code.
@@ -280,7 +282,8 @@ class Tokenizer(ABC):
 
     def files(self) -> dict[str, bytes]:
         """File name -> content, what `load_tokenizer` reads back."""
-        config = json.dumps(self.config(), ensure_ascii=False, indent=2) + "\n"
+        values = {**self.config(), CLASS_KEY: TRANSFORMERS_CLASS}
+        config = json.dumps(values, ensure_ascii=False, indent=2) + "\n"
         return {**self._vocabulary_files(), CONFIG_FILE: config.encode()}
 
     def _vocabulary_files(self) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError, TokenizerError, suggest
-from .base import CONFIG_FILE, MODEL_FILE, SPECIAL_TEXT, Tokenizer
+from .base import CLASS_KEY, CONFIG_FILE, MODEL_FILE, SPECIAL_TEXT, Tokenizer
 from .byte_pair_files import MERGES_FILE, VOCAB_FILE, holds_pieces
 from .byte_pairs import GPT2Tokenizer, RobertaTokenizer
 from .pieces import BilingualTokenizer, ChineseTokenizer
@@ -109,7 +109,7 @@ def _saved_settings(folder: Path) -> dict[str, Any] | None:
 
 def _own(folder: Path, saved: Mapping[str, Any], layout: str | None) -> Tokenizer:
     path = folder / CONFIG_FILE
-    kind, settings = saved["type"], {key: value for key, value in saved.items() if key != "type"}
+    kind, settings = saved["type"], {key: value for key, value in saved.items() if key not in ("type", CLASS_KEY)}
     kinds = ("bilingual", *dict.fromkeys(known.kind for known in LAYOUTS.values()))
     if kind not in kinds:
         raise TokenizerError(f"{path}: unknown tokenizer type {kind!r}; known are {', '.join(kinds)}")
