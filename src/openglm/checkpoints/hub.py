@@ -115,13 +115,13 @@ def _progress_on_terminals() -> Any:
     """The client's progress bar, silent where standard error is no terminal."""
     from huggingface_hub.utils.tqdm import tqdm
 
-    class Progress(tqdm):
+    class DownloadBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             if not sys.stderr.isatty():
                 kwargs["disable"] = True
             super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
-    return Progress
+    return DownloadBar
 
 
 def _reason(error: BaseException) -> str:

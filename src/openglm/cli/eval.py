@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from .options import add_decoding_options, add_model_options, decoding_options, model_options
+from .options import MOST_SEEDS, add_decoding_options, add_model_options, decoding_options, model_options
 
 if TYPE_CHECKING:
     from ..evaluation.options import EvalOptions
@@ -115,8 +115,8 @@ def run(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace) -> EvalOptions:
     from ..evaluation.options import EvalOptions
 
-    if args.seeds < 1:
-        raise OptionError(f"--seeds must be at least 1, not {args.seeds}")
+    if not 1 <= args.seeds <= MOST_SEEDS:
+        raise OptionError(f"--seeds must be from 1 to {MOST_SEEDS}, not {args.seeds}")
     return EvalOptions(
         model=args.model,
         data_dir=args.data_dir,

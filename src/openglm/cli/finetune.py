@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from .options import MOST_SEEDS
 
 if TYPE_CHECKING:
     from ..finetuning.jobs import Measure
@@ -123,8 +124,8 @@ def read_recipe(args: argparse.Namespace) -> FinetuneRecipe:
     settings = {path: value for path, value in found.items() if value is not None}
     if args.seeds is not None and args.seed is not None:
         raise OptionError("--seeds makes several runs, --seed one; give one of the two")
-    if args.seeds is not None and args.seeds < 1:
-        raise OptionError(f"--seeds must be at least 1, not {args.seeds}")
+    if args.seeds is not None and not 1 <= args.seeds <= MOST_SEEDS:
+        raise OptionError(f"--seeds must be from 1 to {MOST_SEEDS}, not {args.seeds}")
     if args.seeds is not None or args.seed is not None:
         settings["run.seeds"] = [args.seed] if args.seeds is None else list(range(args.seeds))
     request = FinetuneRequest(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..infill.infiller import Infiller
 
 
+MOST_SEEDS = 1000  # runs of one command
+
+
 def _lengths(text: str) -> int | list[int]:
     """One number, or one per blank separated by commas."""
     try:
