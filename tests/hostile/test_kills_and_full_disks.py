@@ -40,18 +40,21 @@ class Writing:
     Attributes:
         line: the command; {model} and {out} stand for the model and the place written.
         out: the place, a file or a folder.
-        resumes: whether the same command may be given again after a kill.
+        replaces: whether it replaces whatever file is there.
     """
 
     line: str
     out: str
-    resumes: bool = True
+    replaces: bool = False
 
 
 COMMANDS: Mapping[str, Writing] = {
-    "fill": Writing("fill --input in.jsonl --model {model} --output {out} --max-new-tokens 2", "out.jsonl"),
-    "choose": Writing("choose --input in.jsonl --choice found --choice sold --model {model} --output {out}", "o.jsonl"),
-    "predict": Writing("predict task.yaml in.jsonl --model {model} --output {out}", "out.jsonl"),
+    "fill": Writing("fill --input in.jsonl --model {model} --output {out} --max-new-tokens 2", "out.jsonl", True),
+    "choose": Writing(
+        "choose --input in.jsonl --choice found --choice sold --model {model} --output {out}", "o.jsonl", True
+    ),
+    "predict": Writing("predict task.yaml in.jsonl --model {model} --output {out}", "out.jsonl", True),
+    "eval": Writing("eval perplexity=corpus.txt --model {model} --output {out}", "r.json"),
     "convert": Writing("convert {model} {out} --to flagai", "converted"),
     "prepare": Writing("data prepare corpus.txt --tokenizer {model} --output {out} --workers 0", "shard"),
     "tokenizer": Writing("tokenizer train --group 100000 corpus.txt --vocab-size 560 --output {out}", "vocabulary"),
@@ -89,6 +92,8 @@ def whole(name: str, out: Path) -> bool:
     if name in ("fill", "choose", "predict"):
         records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
         return [record["id"] for record in records] == list(range(300)) and not any("error" in r for r in records)
+    if name == "eval":
+        return bool(json.loads(out.read_text(encoding="utf-8"))["results"])
     if name in ("convert", "pretrain", "finetune"):
         open_checkpoint(out / "model" if name != "convert" else out)
     return any(out.iterdir())
@@ -99,7 +104,7 @@ def test_killed_at_any_moment(place: Path, model: Path, name: str) -> None:
     """An old file stays until the new one is whole; the same command then does it all."""
     writing, rng = COMMANDS[name], random.Random(name)
     out = place / writing.out
-    is_file = "." in writing.out
+    is_file = writing.replaces
     if is_file:
         out.write_text("old")
     started = time.monotonic()
@@ -129,7 +134,7 @@ def test_killed_at_any_moment(place: Path, model: Path, name: str) -> None:
 def test_a_disk_that_is_full(place: Path, model: Path, name: str, limit: int) -> None:
     writing = COMMANDS[name]
     out = place / writing.out
-    if "." in writing.out:
+    if writing.replaces:
         out.write_text("old")
 
     def fill_up() -> None:
@@ -140,7 +145,7 @@ def test_a_disk_that_is_full(place: Path, model: Path, name: str, limit: int) ->
         assert whole(name, out)  # it needed no more
         return
     assert found.code in (1, 2), found.err
-    if "." in writing.out:
+    if writing.replaces:
         assert out.read_text() == "old"
         assert "cannot be written" in found.err
     assert attempt_outside(words_of(writing, model), place).code == 0, "it goes on once there is room"
