@@ -43,6 +43,16 @@ def test_a_table_and_files(model: str, data: Path, capsys: pytest.CaptureFixture
     assert "kept from before" in second.err
 
 
+def test_nobody_elses_table_is_replaced(model: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "notes.md").write_text("mine")
+    command = ["eval", "lambada", "--model", model, "--data-dir", str(data), "--device", "cpu"]
+    for name in ("notes.md", "notes.json"):
+        assert main([*command, "--output", str(data / name)]) == 2
+        assert "give another --output" in capsys.readouterr().err
+    assert (data / "notes.md").read_text() == "mine"
+    assert not (data / "notes.json").exists()
+
+
 def test_json_for_machines(model: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["eval", "lambada", "--model", model, "--data-dir", str(data), "--limit", "2", "--json"]
     assert main(command) == 0

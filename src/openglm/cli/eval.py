@@ -97,9 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import write_atomically
 
     output = Path(args.output) if args.output else None
-    if output is not None and output.suffix not in (".json", ".md"):
-        raise OptionError(f"--output {output}: the name must end in .json or .md")
-    kept = output.with_suffix(".json") if output is not None else None
+    kept = _checked(output).with_suffix(".json") if output is not None else None
     notify = None if args.json else _tell
     results = run_evaluation(args.names, _options(args), file=ResultFile(kept), notify=notify)
     for result in results if args.json else ():
@@ -110,6 +108,18 @@ def run(args: argparse.Namespace) -> int:
     if output is not None:
         write_atomically(output.with_suffix(".md"), table.encode())
     return 0
+
+
+def _checked(output: Path) -> Path:
+    """The output, if neither of its two files is something else. Raises OptionError, OutputError."""
+    from ..files import target_of
+
+    if output.suffix not in (".json", ".md"):
+        raise OptionError(f"--output {output}: the name must end in .json or .md")
+    results, table = (target_of(output.with_suffix(suffix)) for suffix in (".json", ".md"))
+    if table.exists() and not results.exists():
+        raise OptionError(f"{table}: is there and not the table of a file of results; give another --output")
+    return output
 
 
 def _options(args: argparse.Namespace) -> EvalOptions:
