@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, OptionError
 from ..files import OutputFile
+from .distributed import add_engine_options, run_on_parts
 from .filework import (
     COLOURS,
     RESET,
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answers, one per line; tabs between the words of several blanks",
     )
     add_file_options(parser)
+    add_engine_options(parser)
     ranking = parser.add_argument_group("ranking")
     ranking.add_argument(
         "--length-penalty",
@@ -75,8 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
 
 
+def prepare(args: argparse.Namespace) -> Infiller:
+    """What a worker loads once for all its parts."""
+    return load_model(args)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.engine == "ray":
+        return run_on_parts("choose", args)
     if args.text is None and args.input is None:
         if sys.stdin is None or sys.stdin.isatty():
             raise OptionError("give a text, --input, or texts on standard input; the text comes before --choice")
@@ -148,7 +157,7 @@ def _rank_file(args: argparse.Namespace, choices: Sequence[Sequence[str]], optio
     check_files(args.input, args.output)
     with RecordReader(args.input, form=args.format, field=args.field) as reader:
         form = output_form(reader, args.output, as_json=args.json)
-        infiller = load_model(args)
+        infiller = getattr(args, "loaded", None) or load_model(args)
         settings = ["choose", form, args.field, args.top, choices, options, model_options(args)]
         with OutputFile(args.output, identity=identity_of(args.input, args.model, settings)) as out:
             writer = RecordWriter(out, form, (*reader.columns, *ADDED))

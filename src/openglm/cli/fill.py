@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..files import OutputFile
+from .distributed import add_engine_options, run_on_parts
 from .filework import (
     COLOURS,
     RESET,
@@ -39,13 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts with blanks; - reads one per line from stdin")
     add_file_options(parser)
+    add_engine_options(parser)
     add_plain_options(parser)
     add_model_options(parser)
     add_decoding_options(parser)
 
 
+def prepare(args: argparse.Namespace) -> Infiller:
+    """What a worker loads once for all its parts."""
+    return load_model(args)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.engine == "ray":
+        if args.texts:
+            raise OptionError("--engine ray takes --input, no texts")
+        return run_on_parts("fill", args)
     if args.input is not None and args.texts:
         raise OptionError("give texts or --input, not both")
     from ..engine.options import FillOptions
@@ -96,7 +107,7 @@ def _fill_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
     check_files(args.input, args.output)
     with RecordReader(args.input, form=args.format, field=args.field) as reader:
         form = output_form(reader, args.output, as_json=args.json)
-        infiller = load_model(args)
+        infiller = getattr(args, "loaded", None) or load_model(args)
         identity = identity_of(args.input, args.model, ["fill", form, args.field, options, model_options(args)])
         with OutputFile(args.output, identity=identity) as out:
             writer = RecordWriter(out, form, (*reader.columns, *ADDED))

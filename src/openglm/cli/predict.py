@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..files import OutputFile
+from .distributed import add_engine_options, run_on_parts
 from .filework import add_output_options, check_files, each_record, identity_of
 from .options import add_decoding_options, decoding_options
 
 if TYPE_CHECKING:
     from ..data.records import Record
+    from ..finetuning.predicting import Predictor
 
 ADDED = ("probabilities", "error")  # columns of a table, behind the answer's
 IDS = ("id", "idx")  # what test servers know an example by
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="records with the fields of the training examples; - reads stdin")
     files = parser.add_argument_group("files")
     add_output_options(files)
+    add_engine_options(parser)
     files.add_argument("--as", dest="name", metavar="NAME", help="field of the answer (default: label, or output)")
     parser.add_argument("--probabilities", action="store_true", help="those of all labels, too")
     parser.add_argument(
@@ -44,10 +47,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoding_options(parser)
 
 
+def prepare(args: argparse.Namespace) -> Predictor:
+    """What a worker loads once for all its parts."""
+    from ..finetuning.predicting import open_predictor
+
+    return open_predictor(
+        args.run,
+        model=args.model,
+        device=args.device,
+        name=args.name,
+        probabilities=args.probabilities,
+        submission=args.submission,
+        options=decoding_options(args),
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.engine == "ray":
+        if args.submission:
+            raise OptionError("a submission is one file; leave out --engine ray")
+        return run_on_parts("predict", args, field="file")
     from ..data.records import LINES, RecordReader, RecordWriter, output_form
-    from ..finetuning.predicting import open_predictor
 
     if args.submission and args.probabilities:
         raise OptionError("a submission holds ids and labels only; leave out --probabilities or --submission")
@@ -57,15 +78,7 @@ def run(args: argparse.Namespace) -> int:
         if reader.form == LINES:
             raise OptionError(f"{args.file}: plain lines have no fields; give JSON Lines, CSV or TSV (--format)")
         form = output_form(reader, args.output, as_json=args.json or args.submission)
-        predictor = open_predictor(
-            args.run,
-            model=args.model,
-            device=args.device,
-            name=args.name,
-            probabilities=args.probabilities,
-            submission=args.submission,
-            options=options,
-        )
+        predictor = getattr(args, "loaded", None) or prepare(args)
         if reader.columns:
             reader.need_columns(predictor.fields, remedy="these are what the run was trained on")
         settings = ["predict", form, args.name, args.probabilities, args.submission, options, args.model]
