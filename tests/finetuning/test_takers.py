@@ -232,3 +232,14 @@ def test_int8_reads_the_prompt(writer: FinetuneResult) -> None:
     assert rounded.model.prompt_ids == exact.model.prompt_ids
     ids = torch.tensor([[*exact.model.prompt_ids, 5, 9]])
     assert torch.allclose(rounded.model(ids), exact.model(ids), atol=0.5)
+
+
+def test_parts_of_a_run_are_called_what_they_are(writer: FinetuneResult, tmp_path: Path) -> None:
+    """A folder that is no model by itself says what it is, and what to load instead."""
+    for part, message in (("adapter", "holds an adapter. Load the model"), ("prompt", "holds a trained prompt alone")):
+        if (writer.output / part).is_dir():
+            with pytest.raises(CheckpointError, match=message):
+                openglm.load(writer.output / part)
+    (tmp_path / "begun/seed-0").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="a run that is not finished"):
+        openglm.load(tmp_path / "begun")

@@ -86,7 +86,7 @@ def detect(folder: Path) -> str:
     if values is None:
         raise CheckpointError(
             f"{folder}: no {CONFIG_FILE} there, and no {RANK_FILE.format(0)} or tracker file, "
-            "so this is not a model folder in a known format"
+            f"so this is not a model folder in a known format{_of_a_run(folder)}"
         )
     if weight_files(folder) is None:
         raise CheckpointError(
@@ -94,6 +94,20 @@ def detect(folder: Path) -> str:
             "so this is not a model folder in a known format"
         )
     return HUGGINGFACE if values.get("model_type") == "glm" or "auto_map" in values else FLAGAI
+
+
+def _of_a_run(folder: Path) -> str:
+    """What part of a run a folder is, if it is one, and what to do with it."""
+    if existing(folder, ("adapter_config.json", "adapter.json")):
+        return (
+            ": it holds an adapter. Load the model that it belongs to, and put it on that with "
+            "openglm.finetuning.adapter_files.load_adapter; the run's folder has both merged"
+        )
+    if existing(folder, ("prompt.json",)):
+        return ": it holds a trained prompt alone. The run's own folder has it with its network"
+    if os.path.isdir(folder) and any(folder.glob("seed-*")):
+        return ": it holds a run that is not finished. Give the command that began it again"
+    return ""
 
 
 def is_complete(folder: Path) -> bool:

@@ -29,6 +29,7 @@ COMMANDS = {
     "models": "list the models that can be loaded and what each can fill",
     "pretrain": "train a model from a recipe and prepared data",
     "finetune": "train a model on labelled examples, pairs of texts, or documents of one's own",
+    "augment": "make more labelled examples from few",
     "data": "prepare a corpus for training, and show training samples",
     "tokenizer": "train a vocabulary on a corpus",
     "completion": "print a script by which a shell completes commands and options",
