@@ -88,9 +88,9 @@ def test_a_run_may_be_stopped_by_the_clock(
     command = ["pretrain", str(recipe), "--tokenizer", str(vocabulary), "--device", "cpu", "--data", f"all={corpus}",
                "--output", str(tmp_path / "run"), "--track", "none"]  # fmt: skip
     assert main([*command, "--max-seconds", "0.000001"]) == 0
-    assert "stopped after 0 of 4" in capsys.readouterr().out
+    assert "stopped after 0 updates" in capsys.readouterr().out
     assert main([*command, "--steps", "3", "--set", "run.log_every=3"]) == 0
-    assert "stopped after 3 of 4" in capsys.readouterr().out
+    assert "stopped after 3 updates" in capsys.readouterr().out
     assert main(command) == 0
     assert "finished" in capsys.readouterr().out
 
@@ -157,7 +157,7 @@ def test_the_script_of_the_base_recipe(tmp_path: Path, text_lines: list[str]) ->
     settings = [part for setting in small for part in ("--set", setting)]
     environment = {**os.environ, "CORPUS": str(corpus), "OUT": str(tmp_path / "out"), "PYTHON": sys.executable}
     script = ["bash", str(ROOT / "recipes" / "base.sh"), *settings, "--device", "cpu"]
-    for last, limit in (("stopped after 2 of 3", ["--steps", "2"]), ("finished", [])):
+    for last, limit in (("stopped after 2 updates", ["--steps", "2"]), ("finished", [])):
         done = subprocess.run([*script, *limit], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert last in done.stdout

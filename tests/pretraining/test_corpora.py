@@ -15,7 +15,7 @@ from openglm.data.text_stream import TextStream
 from openglm.errors import DataError, OpenGLMError
 from openglm.pretraining import corpora
 from openglm.pretraining.corpora import Corpora, facts_of, identity_of, open_corpora
-from openglm.pretraining.recipe import DataOptions, Recipe
+from openglm.pretraining.recipe import CorporaOptions, Recipe
 from openglm.tokenizer import BilingualTokenizer
 from openglm.training.parallel import Processes
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, tokenizer: BilingualTokenizer, documents: list[str]) 
 
 
 def opened(tokenizer: BilingualTokenizer, **data: Any) -> Corpora:
-    return open_corpora(DataOptions(**data), tokenizer, Recipe.from_dict(recipe_values()).run, ALONE)
+    return open_corpora(CorporaOptions(**data), tokenizer, Recipe.from_dict(recipe_values()).run, ALONE)
 
 
 def tokens_of(corpus: Any) -> int:

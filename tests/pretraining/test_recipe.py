@@ -14,7 +14,7 @@ import yaml
 
 from openglm.errors import OpenGLMError, OptionError, TrainingError
 from openglm.network.model import GLMModel
-from openglm.pretraining.recipe import CorpusOptions, DataOptions, Recipe
+from openglm.pretraining.recipe import CorporaOptions, CorpusOptions, Recipe
 from openglm.training.optim import OptimizerOptions, build_optimizers, rate_factor
 
 from ..training.runs import recipe_values
@@ -128,7 +128,7 @@ def test_impossible_data_are_refused(data: dict[str, Any]) -> None:
 
 
 def test_forms_of_a_corpus() -> None:
-    data = DataOptions(
+    data = CorporaOptions(
         train={"a": "x/*.txt", "b": ["x.txt", "y.txt"], "c": {"paths": "z", "weight": 2.5}}  # type: ignore[dict-item]
     )
     assert data.train == {

@@ -155,11 +155,11 @@ def _ratios(text: str) -> tuple[float, ...]:
 
 
 def _settings(given: list[str]) -> dict[str, Any]:
-    from ..training.options import override
+    from ..training.options import override, parse_settings
 
     values: dict[str, Any] = {}
-    for setting in given:
-        override(values, setting)
+    for name, value in parse_settings(given).items():
+        override(values, name, value)
     return values
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-
-if TYPE_CHECKING:
-    from ..pretraining.recipe import CorpusOptions, Recipe
-    from ..training.parallel import Processes
 
 _NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
 
@@ -37,12 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     run = parser.add_argument_group("run")
     run.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help=SET)
-    run.add_argument("--steps", type=int, metavar="N", help="stop after N updates in all; run again to go on")
+    run.add_argument("--steps", type=int, metavar="N", help="stop after N updates in all, with a model")
     run.add_argument(
         "--max-seconds",
         type=float,
         metavar="N",
-        help="stop after about N seconds, with the state saved; run again to go on",
+        help="stop after about N seconds of training, with a model; run again to go on",
+    )
+    run.add_argument(
+        "--export", action="store_true", help="no training: make a model folder of the newest state of the run"
     )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     run.add_argument("--workers", type=int, metavar="N", help="processes that prepare batches (0: none)")
@@ -51,15 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_corpora(groups: Sequence[Sequence[str]], option: str) -> dict[str, CorpusOptions]:
-    """`[["zh=data/zh"], ["a.txt", "b.txt"]]` as corpora by name.
+def parse_corpora(groups: Sequence[Sequence[str]], option: str) -> dict[str, list[str]]:
+    """`[["zh=data/zh"], ["a.txt", "b.txt"]]` as paths by name.
 
     Raises:
         OptionError: two groups of one name, or a name inside a group.
     """
-    from ..pretraining.recipe import CorpusOptions
-
-    out: dict[str, CorpusOptions] = {}
+    out: dict[str, list[str]] = {}
     for first, *rest in groups:
         match = _NAMED.fullmatch(first)
         name, path = match.groups() if match else (_name_for([first, *rest]), first)
@@ -68,7 +64,7 @@ def parse_corpora(groups: Sequence[Sequence[str]], option: str) -> dict[str, Cor
             raise OptionError(f"{inner!r}: a name comes first; write {option} {first} ... {option} {inner} ...")
         if name in out:
             raise OptionError(f"two sources are called {name!r}; write {option} NAME={first}")
-        out[name] = CorpusOptions((path, *rest))
+        out[name] = [path, *rest]
     return out
 
 
@@ -78,67 +74,38 @@ def _name_for(paths: Sequence[str]) -> str:
     return folder.resolve().name if len(paths) == 1 and folder.is_dir() else "text"
 
 
-def read_recipe(args: argparse.Namespace) -> Recipe:
-    """The recipe with what the command line says."""
-    import dataclasses
-
-    from ..pretraining.recipe import Recipe
-
-    settings = list(args.settings)
-    if args.workers is not None:
-        settings.append(f"run.workers={args.workers}")
-    recipe = Recipe.read(args.recipe, settings)
-    changes: dict[str, object] = {}
-    if args.data:
-        changes["train"] = parse_corpora(args.data, "--data")
-        if not args.valid:
-            changes["valid"] = {}  # the recipe's belong to the recipe's training data
-    if args.valid:
-        changes["valid"] = parse_corpora(args.valid, "--valid")
-    if args.tokenizer is not None:
-        changes["tokenizer"] = str(args.tokenizer)
-    changes["output"] = str(args.output or recipe.data.output or Path("runs") / args.recipe.stem)
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **changes))  # type: ignore[arg-type]
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    begin = time.monotonic()
-    from ..training.parallel import Processes
+    from ..pretraining.run import export, pretrain
+    from ..training.options import parse_settings
 
-    if args.max_seconds is not None and args.max_seconds <= 0:
-        raise OptionError(f"--max-seconds must be above 0, not {args.max_seconds:g}")
-    recipe = read_recipe(args)
-    processes = Processes.join(args.device)
-    deadline = None if args.max_seconds is None else begin + args.max_seconds
-    code = _train(recipe, processes, stop_at=args.steps, deadline=deadline, track=args.track)
-    processes.leave()
-    return code
-
-
-def _train(recipe: Recipe, processes: Processes, *, stop_at: int | None, deadline: float | None, track: str) -> int:
-    import sys
-
-    from ..checkpoints.find import EMBEDDED
-    from ..pretraining.corpora import open_corpora
-    from ..pretraining.pretrainer import MODEL_FOLDER, Trainer, notes_on
-    from ..tokenizer import load_tokenizer
-
-    assert recipe.data.output is not None
-    output = Path(recipe.data.output)
-    tokenizer = load_tokenizer(Path(recipe.data.tokenizer or EMBEDDED))
-    corpora = open_corpora(recipe.data, tokenizer, recipe.run, processes)
-    if processes.first:
-        for note in (*corpora.notes, *notes_on(recipe, processes.device)):
-            print(f"openglm: note: {note}", file=sys.stderr)
-    trainer = Trainer(
-        recipe, tokenizer, corpora.train, corpora.valid, output,
-        processes=processes, track=track, measure_peak=True,
-    )  # fmt: skip
-    finished = trainer.run(stop_at=stop_at, deadline=deadline)
-    if processes.first:
-        if finished:
-            print(f"finished: {output / MODEL_FOLDER}")
-        else:
-            print(f"stopped after {trainer.done} of {recipe.run.steps} updates; the same command goes on from there")
+    settings = parse_settings(args.settings)
+    if args.workers is not None:
+        settings["run.workers"] = args.workers
+    if args.export:
+        made = export(args.recipe, tokenizer=args.tokenizer, output=args.output, settings=settings)
+        print(f"model after {made.steps} updates: {made.model}")
+        return 0
+    result = pretrain(
+        args.recipe,
+        data=parse_corpora(args.data, "--data") or None,
+        valid=parse_corpora(args.valid, "--valid") or None,
+        tokenizer=args.tokenizer,
+        output=args.output,
+        settings=settings,
+        steps=args.steps,
+        max_seconds=args.max_seconds,
+        device=args.device,
+        track=args.track,
+    )
+    if int(os.environ.get("RANK", "0")):
+        return 0  # of several processes the first speaks
+    if result.finished:
+        print(f"finished: {result.model}")
+    elif result.model is not None:
+        print(f"stopped after {result.steps} updates, before the recipe's end: {result.model}")
+        print("to go on, give the same command with a larger --steps or --max-seconds, or without")
+    else:
+        print(f"interrupted after {result.steps} updates, the state is saved; the same command goes on from there")
+        print("with --export it makes a model of the state")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..errors import OptionError
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         characters=characters,
         seed=args.seed,
         threads=args.threads,
+        say=lambda text: print(f"openglm: {text}", file=sys.stderr, flush=True),
     )
     tokenizer = BilingualTokenizer(model)
     for name, content in tokenizer.files().items():

@@ -106,6 +106,11 @@ def size_of(address: str | Path) -> int | None:
     return None if size is None else int(size)
 
 
+def changed_at(address: str | Path) -> int | None:
+    """When a local file was last changed, in nanoseconds; None for a remote one."""
+    return None if is_remote(address) else _local(address).stat().st_mtime_ns
+
+
 class _Remote(io.BufferedReader):
     """A file of an fsspec file system; lines out of fsspec's own buffer would be slow."""
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..blanks import Ids
 from ..errors import DataError
 from ..tokenizer import Tokenizer
-from .addresses import expand, file_name, size_of
+from .addresses import changed_at, expand, file_name, size_of
 from .corpus import documents
 from .tokenize import encode_in_order, join, token_type
 from .writer import BOUNDS, JOURNAL, MANIFEST, SENTENCES, TOKENS, VERSION, ShardWriter
@@ -67,7 +67,7 @@ def prepare(
     sources = [{"name": file_name(file), "bytes": size_of(file)} for file in files]
     identity = {"tokenizer": tokenizer.identity, "field": field, "sources": sources}
     try:
-        writer = ShardWriter(output, identity, token_type(tokenizer))
+        writer = ShardWriter(output, identity, token_type(tokenizer), modified=[changed_at(file) for file in files])
         with closing(writer):
             _write_all(writer, files, tokenizer, field, workers)
             if not writer.progress.documents:

@@ -24,6 +24,8 @@ from .rows import SHORTEST_CUT, FilledRows, RowFiller, too_short
 from .samples import OBJECTIVE_NAMES, SampleMaker
 from .shards import Shard
 
+MOST_POSITIONS = 1 << 24  # of a batch: a GB of arrays
+
 __all__ = ["OBJECTIVE_NAMES", "BatchStream", "Corpus", "Source"]
 
 
@@ -72,6 +74,10 @@ class BatchStream:
             raise DataError("no training data: name at least one corpus")
         if rows < 1 or length < SHORTEST_CUT:
             raise OptionError(f"a batch needs at least one row of {SHORTEST_CUT} tokens, not {rows} x {length}")
+        if rows * length > MOST_POSITIONS:
+            raise OptionError(
+                f"a batch of {rows} rows of {length} tokens is too large; at most {MOST_POSITIONS} in all"
+            )
         if min(source.weight for source in sources) <= 0:
             raise OptionError("weights of sources must be above 0")
         self.sources, self.maker, self.seed = list(sources), maker, seed

@@ -27,6 +27,7 @@ from ..errors import DataError, OptionError
 from ..tokenizer import Tokenizer, load_tokenizer
 
 FEW_BATCHES = 64  # a corpus of fewer is tokenized before processes have started
+MOST_WORKERS = 1024  # more than any machine has processors
 AHEAD = 3  # batches per process that wait or are worked on
 
 T = TypeVar("T")
@@ -104,8 +105,8 @@ def encode_in_order(
         first = list(islice(batches, FEW_BATCHES))
         workers = _processors() if len(first) == FEW_BATCHES else 1
         batches = chain(first, batches)
-    if workers < 0:
-        raise OptionError(f"workers must be 0 or more, not {workers}")
+    if not 0 <= workers <= MOST_WORKERS:
+        raise OptionError(f"workers must be 0 to {MOST_WORKERS}, not {workers}")
     if workers > 1:
         yield from _in_processes(batches, tokenizer, workers)
         return

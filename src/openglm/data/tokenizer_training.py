@@ -8,15 +8,23 @@ fallback. Knows nothing about models.
 from __future__ import annotations
 
 import heapq
-import io
+import json
+import os
 import random
-from collections.abc import Iterable, Sequence
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, OptionError
 from .addresses import expand
 from .corpus import documents
 
+LEAST_PIECES, MOST_PIECES, MOST_THREADS = 512, 1_000_000, 256
+SECONDS_BETWEEN_WORDS = 15.0  # while SentencePiece trains
 WORD_BOUNDARY = "\u2581"  # SentencePiece writes a space as this sign
 
 
@@ -59,8 +67,12 @@ def train_vocabulary(
     character_coverage: float = 0.9995,
     seed: int = 0,
     threads: int = 2,
+    say: Callable[[str], None] = lambda text: None,
 ) -> bytes:
     """Train a unigram SentencePiece model and return its serialised bytes.
+
+    SentencePiece trains in a process of its own: it can be neither interrupted nor kept from
+    printing otherwise.
 
     Args:
         groups: one list of corpus files, patterns or folders per language.
@@ -68,51 +80,122 @@ def train_vocabulary(
         characters: how many characters each group contributes (one number for all, or one
             per group), so that no language is crowded out.
         vocab_size: pieces, the 256 byte pieces included, special tokens of GLM not.
+        threads: of SentencePiece, 1 to `MOST_THREADS`.
+        say: is told what is being done, and of groups with less text than asked for.
         character_coverage: share of character occurrences that get a piece of their own;
             the rest is spelled in bytes.
 
     Raises:
-        OptionError: `vocab_size` too small to hold the bytes, or too large for the text, or
-            `characters` below 1.
+        OptionError: `vocab_size` too small to hold the bytes, or too large for the text,
+            `characters` below 1, or `threads` out of range.
         DataError: a file that cannot be read, or a group without text.
     """
-    import sentencepiece
-
     shares = [characters] * len(groups) if isinstance(characters, int) else list(characters)
     if len(shares) != len(groups):
         raise OptionError(f"{len(shares)} values of characters for {len(groups)} groups of files")
-    if vocab_size < 512:
-        raise OptionError(f"vocab_size {vocab_size} is too small: 256 pieces are bytes; use at least 512")
+    if vocab_size < LEAST_PIECES:
+        raise OptionError(f"vocab_size {vocab_size} is too small: 256 pieces are bytes; use at least {LEAST_PIECES}")
+    if vocab_size > MOST_PIECES:
+        raise OptionError(f"vocab_size {vocab_size} is too large; use at most {MOST_PIECES}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise OptionError(f"threads must be 1 to {MOST_THREADS}, not {threads}")
     if min(shares, default=0) < 1:
         raise OptionError(f"a vocabulary needs groups of files with at least 1 character each, not {shares}")
-    # Read in full first: an error raised inside sentencepiece's loop would lose its type.
     lines: list[str] = []
     for group, share in zip(groups, shares, strict=True):
+        name = ", ".join(map(str, group))
+        say(f"reading {name}")
         sample = sample_lines(group, share, field=field, seed=seed)
         if not sample:
-            raise DataError(f"{', '.join(map(str, group))}: empty, no text to train a vocabulary on")
+            raise DataError(f"{name}: empty, no text to train a vocabulary on")
+        found = sum(map(len, sample))
+        if found < share:
+            say(f"note: {name} has only {found:,} of the {share:,} characters asked for; all of it is used")
         lines += sample
-    model = io.BytesIO()
+    settings = {
+        "model_type": "unigram",
+        "vocab_size": vocab_size,
+        "character_coverage": character_coverage,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "byte_fallback": True,
+        "split_digits": True,
+        "max_sentence_length": 20_000,
+        "bos_id": -1,
+        "eos_id": -1,
+        "unk_id": 0,
+        "num_threads": threads,
+        "minloglevel": 1,
+    }
+    say(f"training {vocab_size:,} pieces on {sum(map(len, lines)):,} characters")
+    return _train_apart(lines, settings, say)
+
+
+_PROGRAM = """
+import io, json, sys
+import sentencepiece
+given = json.load(sys.stdin)
+model = io.BytesIO()
+try:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(given["lines"]), model_writer=model, **given["settings"]
+    )
+except Exception as error:
+    sys.exit("openglm: " + str(error).replace("\\n", " "))
+sys.stdout.buffer.write(model.getvalue())
+"""
+
+
+def _train_apart(lines: Sequence[str], settings: Mapping[str, Any], say: Callable[[str], None]) -> bytes:
+    """Let SentencePiece train in a process of its own, and say now and then that it is at work.
+
+    Raises:
+        OptionError: the text holds too few different pieces; says how many there can be.
+        DataError: the process ended otherwise.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM], env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    begun = time.monotonic()
+    given: bytes | None = json.dumps({"lines": lines, "settings": settings}).encode()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            character_coverage=character_coverage,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            byte_fallback=True,
-            split_digits=True,
-            max_sentence_length=20_000,
-            bos_id=-1,
-            eos_id=-1,
-            unk_id=0,
-            num_threads=threads,
-            minloglevel=1,
+        while True:
+            try:
+                model, messages = process.communicate(given, timeout=SECONDS_BETWEEN_WORDS)
+                break
+            except subprocess.TimeoutExpired:
+                given = None  # communicate has it already
+                say(f"still training, {time.monotonic() - begun:.0f} s")
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode == 0:
+        return model
+    reason = messages.decode("utf-8", "replace").rpartition("openglm: ")[2].strip()
+    raise _refusal(reason, process.returncode, int(settings["vocab_size"]))
+
+
+def _refusal(reason: str, code: int, vocab_size: int) -> DataError | OptionError:
+    """What SentencePiece said, in terms of our own options."""
+    most = re.search(r"value <= (\d+)", reason)
+    if most and int(most.group(1)) < LEAST_PIECES:
+        return OptionError(f"this text is too short for the smallest vocabulary, {LEAST_PIECES} pieces; give more text")
+    if most:
+        return OptionError(
+            f"no vocabulary of {vocab_size} pieces can be trained on this text, which has enough for {most.group(1)}; "
+            "set vocab_size (--vocab-size) to that or less, or give more text"
         )
-    except RuntimeError as error:  # what sentencepiece raises when the text holds too few different pieces
-        raise OptionError(f"no vocabulary of {vocab_size} pieces can be trained on this text ({error})") from error
-    return model.getvalue()
+    least = re.search(r"smaller than required_chars\D*(\d+)\D+(\d+)", reason)
+    if least:
+        return OptionError(
+            f"no vocabulary of {vocab_size} pieces can be trained on this text, whose characters alone need "
+            f"{max(map(int, least.groups()))}; set vocab_size (--vocab-size) above that"
+        )
+    if code < 0:
+        return DataError(f"training was ended by signal {-code}, perhaps for want of memory; give less text")
+    return OptionError(f"no vocabulary of {vocab_size} pieces can be trained on this text ({reason})")

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import DataError
-from ..files import digest_of_file, folder_for, lock_file, replacing, write_atomically
+from ..files import cannot_write, digest_of_file, lock_file, replacing, write_atomically
 from .tokenize import Encoded
 
 VERSION = 2  # 1 had no sentences and no version
@@ -48,6 +49,27 @@ class Progress:
     sentences: int = 0
 
 
+def _refuse_other_files(folder: Path) -> None:
+    """A shard has a folder of its own: nothing of anybody else's may stand there, under our names or others.
+
+    Raises:
+        OutputError: other files are there, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise cannot_write(folder, "a file is there; give the name of a folder")
+    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    ours = {TOKENS, BOUNDS, SENTENCES, MANIFEST, JOURNAL, *_PARTS.values()}
+    other = sorted(name for name in names - ours if not (name.startswith(".") and name.endswith(".part")))
+    if not names & {JOURNAL, MANIFEST}:  # a writer says whose the files are before it writes into them
+        other += [name for name in sorted(names & ours) if (folder / name).stat().st_size]
+    if other:
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        names_of_other = ", ".join(other[:3]) + more
+        raise cannot_write(
+            folder, f"the folder holds other files ({names_of_other}); give the name of a new or an empty one"
+        )
+
+
 class ShardWriter:
     """Appends to a shard and finishes it; goes on where an earlier writer stopped.
 
@@ -57,16 +79,23 @@ class ShardWriter:
             and must be that of the earlier writer.
         dtype: of the ids.
 
+        modified: when the inputs were last changed: an unfinished shard remembers it, the
+            finished one does not.
+
     Raises:
-        DataError: the folder holds a finished shard, an unfinished one of other inputs or of
-            damaged files, or another process is writing to it.
+        DataError: the folder holds other files, a finished shard, an unfinished one of other
+            inputs or of damaged files, or another process is writing to it.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], dtype: np.dtype[Any], *, modified: Sequence[int | None] = ()
+    ) -> None:
         self.folder = folder
         self.identity = {"version": VERSION, "dtype": dtype.str, **identity}
+        self.modified = list(modified)
         self.width = dtype.itemsize
-        folder_for(folder, ours=(MANIFEST, JOURNAL, *_PARTS.values()))
+        _refuse_other_files(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         if (folder / MANIFEST).exists():
             self._tidy()
             raise DataError(f"{folder}: already holds a finished shard; give another --output or remove it")
@@ -78,6 +107,8 @@ class ShardWriter:
             if not lock_file(self._files[TOKENS]):
                 raise DataError(f"{folder}: another process is preparing this shard; wait for it, or end it")
             self.progress = self._earlier()
+            if self.progress == Progress():
+                self._write_journal()  # before anything else, so that what follows is known as ours
             self._cut()
         except BaseException:
             self.close()
@@ -105,9 +136,12 @@ class ShardWriter:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        journal = {**self.identity, "progress": asdict(self.progress)}
-        write_atomically(self.folder / JOURNAL, json.dumps(journal, ensure_ascii=False).encode())
+        self._write_journal()
         self._committed = time.monotonic()
+
+    def _write_journal(self) -> None:
+        journal = {**self.identity, "modified": self.modified, "progress": asdict(self.progress)}
+        write_atomically(self.folder / JOURNAL, json.dumps(journal, ensure_ascii=False).encode())
 
     def finish(self) -> dict[str, Any]:
         """Write what is missing of the shard and return its manifest."""
@@ -153,6 +187,8 @@ class ShardWriter:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path}: not readable ({error}); remove {self.folder} and prepare again") from error
         changed = [key for key in self.identity if journal.get(key) != self.identity[key]]
+        if not changed and journal.get("modified", self.modified) != self.modified:
+            changed = ["sources, which were changed since"]
         if changed:
             raise DataError(
                 f"{self.folder}: holds an unfinished shard that differs in its {' and '.join(changed)}; "

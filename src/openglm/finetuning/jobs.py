@@ -24,7 +24,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
-from ..training.loop import LoopBatch
+from ..training.task import LoopBatch
 from .recipe import FinetuneRecipe
 
 SPLITS = ("train", "dev", "test")

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import OptionError, TrainingError
 from ..tasks.pattern_indices import ALL, PatternIndices, parse_indices
 from ..tasks.verbalizer import Verbalizer
-from ..training.options import override
+from ..training.options import override, parse_settings
 from .recipe import SECTIONS, FinetuneRecipe
 
 # Settings that belong to one method: who names the setting means the method.
@@ -82,8 +82,8 @@ class FinetuneRequest:
             if not key:
                 raise OptionError(f"settings go by section and key, such as run.epochs, not {path!r}")
             values.setdefault(section, {})[key] = value
-        for setting in self.overrides:
-            override(values, setting)
+        for name, value in parse_settings(self.overrides).items():
+            override(values, name, value)
         values.setdefault("output", self._default_output(values))
         return FinetuneRecipe.from_dict(values)
 

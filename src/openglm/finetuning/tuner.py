@@ -26,10 +26,11 @@ from ..files import write_atomically
 from ..network.model import GLMModel
 from ..network.prompt import remove_prompt
 from ..reporting.report import Report
-from ..training.loop import Loop, Task, flattened
+from ..training.loop import Loop, flattened
 from ..training.parallel import Processes
 from ..training.state import states
 from ..training.state_formats import remove
+from ..training.task import TrainingTask
 from .adapters import merge
 from .jobs import Evaluation, Measure, Plan, TuningJob
 from .methods import choose_parameters, count, set_dropout, trained
@@ -170,10 +171,10 @@ class Tuner:
             config=self.recipe.to_dict(), interactive=interactive,
         )  # fmt: skip
 
-    def _task(self) -> Task:
+    def _task(self) -> TrainingTask:
         job = self.job
         job.model.transformer.activation_checkpointing = self.options.activation_checkpointing
-        return Task(
+        return TrainingTask(
             module=job.module,
             model=job.holder,
             layers=list(job.model.transformer.layers),

@@ -9,6 +9,7 @@ training documents is kept for it. Knows where text lies; nothing about batches.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +20,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.addresses import expand, file_name, is_remote, size_of
+from ..data.addresses import expand, file_name, is_remote, open_binary, size_of
 from ..data.corpus import documents, interleaved
 from ..data.shards import Shard, is_shard
 from ..data.stream import Source
 from ..data.text_stream import TextStream
 from ..errors import DataError
+from ..files import write_atomically
 from ..tokenizer import Tokenizer
 from ..training.parallel import Processes
-from .recipe import CorpusOptions, DataOptions, RunOptions
+from .recipe import CorporaOptions, CorpusOptions, PretrainOptions
 
 HELD_TOKENS = 200_000  # most tokens kept for evaluation of one source
+CONTENT = "content"  # in the identity of a source
+HASHED, BLOCK = 4 << 30, 1 << 20  # bytes of a file that its digest covers, and of one read
 COUNTED = 10_000  # documents of text files looked at to decide how many to keep
 MEASURED = 100  # and of these, those tokenized to learn how long they are
 
@@ -48,7 +52,7 @@ class Corpora:
     notes: list[str] = field(default_factory=list)
 
 
-def open_corpora(data: DataOptions, tokenizer: Tokenizer, run: RunOptions, processes: Processes) -> Corpora:
+def open_corpora(data: CorporaOptions, tokenizer: Tokenizer, run: PretrainOptions, processes: Processes) -> Corpora:
     """Open everything that `data` names; shards are verified, by the first process alone.
 
     Raises:
@@ -73,7 +77,7 @@ def open_corpora(data: DataOptions, tokenizer: Tokenizer, run: RunOptions, proce
 
 
 class _Opener:
-    def __init__(self, data: DataOptions, tokenizer: Tokenizer, run: RunOptions, processes: Processes) -> None:
+    def __init__(self, data: CorporaOptions, tokenizer: Tokenizer, run: PretrainOptions, processes: Processes) -> None:
         self.field, self.seed = data.field, run.seed
         self.tokenizer, self.processes = tokenizer, processes
         self.notes: list[str] = []
@@ -168,8 +172,59 @@ def _documents_to_hold(lengths: NDArray[Any], share: float) -> int:
     return held if lengths[-held:].sum() and rest else 0
 
 
-def identity_of(source: Source) -> dict[str, Any]:
-    """Plain values that differ where the text of a source does: counts and hash, or the files."""
+def content_digest(files: Sequence[str], known: Path | None = None) -> str:
+    """A digest of what files hold, so that an edit is noticed when a run goes on.
+
+    Of a file of more than `HASHED` bytes, as many of it in evenly spaced blocks count.
+
+    Args:
+        files: those that are remote count by their names alone.
+        known: a file that remembers digests: of files whose size and time of change are as they
+            were they are not computed again.
+    """
+    before = _remembered(known)
+    now: dict[str, list[Any]] = {}
+    for file in files:
+        if is_remote(file):
+            continue
+        status = Path(file.removeprefix("file://")).stat()
+        stamp, entry = [status.st_size, status.st_mtime_ns], before.get(file, [])
+        now[file] = entry if entry[:2] == stamp else [*stamp, _digest(file, status.st_size)]
+    if known is not None and any(before.get(file) != entry for file, entry in now.items()):
+        write_atomically(known, json.dumps({**before, **now}).encode())
+    return hashlib.sha256("\n".join(sorted(each[2] for each in now.values())).encode()).hexdigest()
+
+
+def _remembered(known: Path | None) -> dict[str, list[Any]]:
+    """File -> size, time of change, digest; what is damaged is left out."""
+    try:
+        values = json.loads(known.read_text(encoding="utf-8")) if known is not None else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = values.items() if isinstance(values, dict) else ()
+    return {
+        file: entry
+        for file, entry in entries
+        if isinstance(entry, list) and [type(part) for part in entry] == [int, int, str]
+    }
+
+
+def _digest(file: str, size: int) -> str:
+    digest = hashlib.sha256()
+    steps = max(1, -(-size // HASHED)) * BLOCK
+    with open_binary(file) as source:
+        for start in range(0, size, steps):
+            source.seek(start)
+            digest.update(source.read(BLOCK))
+    return digest.hexdigest()
+
+
+def identity_of(source: Source, known: Path | None = None) -> dict[str, Any]:
+    """Plain values that differ where the text of a source does: counts and hash, or the files.
+
+    Args:
+        known: see `content_digest`.
+    """
     out: dict[str, Any] = {"name": source.name, "weight": round(source.weight, 9)}
     corpus = source.shard
     if isinstance(corpus, Shard):
@@ -180,6 +235,7 @@ def identity_of(source: Source) -> dict[str, Any]:
         out |= {
             "files": len(names),
             "names_and_sizes": digest,
+            CONTENT: content_digest(corpus.files, known),
             "field": corpus.documents.field,
             "held_out": corpus.documents.hold_out,
         }

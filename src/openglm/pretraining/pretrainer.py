@@ -11,27 +11,30 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch
-from ..checkpoints.native import save_model
 from ..data.samples import SampleMaker
 from ..data.stream import OBJECTIVE_NAMES, BatchStream, Source
-from ..errors import DataError, MissingLibraryError, TrainingError
+from ..errors import TrainingError
 from ..network.model import GLMModel
-from ..reporting.card import describe_environment, write_card
-from ..reporting.curves import draw_curves
-from ..reporting.report import LOG_FILE, Report, read_log
+from ..reporting.report import Report
 from ..tensors import to_tensors
 from ..tokenizer import Tokenizer
-from ..training.loop import Loop, Task
+from ..training.loop import Loop
 from ..training.parallel import Processes
 from ..training.peak import matrix_rate, training_flops
+from ..training.sizes import check_memory
 from ..training.step import LossModule
-from .corpora import facts_of, identity_of
+from ..training.task import TrainingTask
+from .corpora import CONTENT, facts_of, identity_of
 from .evaluate import Evaluator, validation_samples
 from .fills import FillSamples
 from .initialize import start_from_neighbours
+from .model_folder import RunFacts, leave_model
 from .recipe import Recipe, Stage
 
-MODEL_FOLDER, CURVES_FILE = "model", "curves.png"
+CORPUS_FILE = "corpus.json"  # digests of text files, so that they are not computed at every start
+LAYER_BYTES = 100_000  # that a layer takes beside its weights
+POSITION_BYTES = 50  # of the arrays of a batch
+MODEL_SIZES = "model.num_layers, model.hidden_size or model.vocab_size"
 
 
 class Trainer:
@@ -95,34 +98,36 @@ class Trainer:
         """Positions of batches that held a token."""
         return self.loop.tokens_seen
 
-    def run(self, *, stop_at: int | None = None, deadline: float | None = None) -> bool:
+    def run(self, *, stop_at: int | None = None, max_seconds: float | None = None) -> bool:
         """Resume if there is a state in `output`, and train; True if the run is finished.
 
-        Arguments and signals are those of `Loop.run`. A finished run leaves its model in `model/`.
+        Arguments and signals are those of `Loop.run`. The run leaves its model in `model/` if it
+        is finished, or was told beforehand when to stop; a signal is answered with a state alone.
         """
         try:
-            finished = self.loop.run(stop_at=stop_at, deadline=deadline)
-            if finished:
-                self._finish()
+            finished = self.loop.run(stop_at=stop_at, max_seconds=max_seconds)
+            if finished or not self.loop.interrupted:
+                self.leave_model()
         finally:
             if self.report is not None:
                 self.report.close()
         return finished
 
-    def _task(self) -> Task:
+    def _task(self) -> TrainingTask:
         recipe = self.recipe
 
         def flops(number: int, share: float) -> float:
             return training_flops(recipe.model, self.batches.stage(number).length, share)
 
         self.model.transformer.activation_checkpointing = recipe.run.activation_checkpointing
-        return Task(
+        return TrainingTask(
             module=self.module,
             model=self.model,
             layers=list(self.model.transformer.layers),
             batch=self.batches,
             groups=OBJECTIVE_NAMES,
             identity=self._identity(),
+            added_later=(CONTENT,),
             describe=self.batches.describe,
             flops=flops,
             evaluate=self._evaluate if self.valid else None,
@@ -130,7 +135,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         recipe = self.recipe
-        run = ("accumulate", "seed", "short_probability")
+        run, known = ("accumulate", "seed", "short_probability"), self.output / CORPUS_FILE
         return {
             "model": recipe.model.to_dict(),
             "objectives": dataclasses.asdict(recipe.objectives),
@@ -138,7 +143,7 @@ class Trainer:
             "run": {name: getattr(recipe.run, name) for name in run}
             | {"stages": [dataclasses.asdict(stage) for stage in recipe.run.stages]},
             "tokenizer": self.tokenizer.identity,
-            "data": [identity_of(source) for source in self.train],
+            "data": self.processes.by_first(lambda: [identity_of(source, known) for source in self.train]),
         }
 
     def _open_report(self, track: str, measure_peak: bool) -> Report | None:
@@ -171,36 +176,21 @@ class Trainer:
         whole.load_state_dict(weights, assign=True)
         return whole.to(self.processes.device).eval()
 
-    def _finish(self) -> None:
+    def leave_model(self) -> None:
+        """Write `model/` as it is now; all processes call it."""
         whole = self._whole_model()
         if whole is not None:
-            folder, log, curves = self.output / MODEL_FOLDER, self.output / LOG_FILE, self.output / CURVES_FILE
-            save_model(folder, whole, self.tokenizer, dtype=torch.bfloat16)
-            try:
-                draw_curves(log, curves, title=self.output.resolve().name)
-            except (DataError, MissingLibraryError, TrainingError) as error:  # no matplotlib, or a run without losses
-                self._say(f"no curves are drawn: {error}")
-            self._write_card(folder, log, curves)
+            facts = RunFacts(
+                self.done,
+                self.tokens_seen,
+                [facts_of(source) for source in self.train],
+                self.processes.device,
+                self.processes.count,
+            )
+            problem = leave_model(self.output, whole, self.recipe, self.tokenizer, facts)
+            if problem:
+                self._say(f"no curves are drawn: {problem}")
         self.processes.wait()
-
-    def _write_card(self, folder: Path, log: Path, curves: Path) -> None:
-        entries = read_log(log) if log.exists() else []
-        validated = [entry["validation"] for entry in entries if isinstance(entry.get("validation"), dict)]
-        write_card(
-            folder,
-            recipe=self.recipe.to_dict(),
-            data=[facts_of(source) for source in self.train],
-            validation=validated[-1] if validated else {},
-            steps=self.done,
-            tokens_seen=self.tokens_seen,
-            parameters=self.recipe.model.num_parameters,
-            curves=curves if curves.exists() else None,
-            environment=describe_environment(
-                self.processes.device, self.recipe.run.precision, processes=self.processes.count
-            ),
-            name=self.output.resolve().name,
-            blanks=self.recipe.model.blanks,
-        )
 
     def _say(self, text: str) -> None:
         if self.report is not None:
@@ -263,9 +253,18 @@ def check_fit(recipe: Recipe, tokenizer: Tokenizer) -> None:
             f"the vocabulary has {tokenizer.num_tokens} tokens, the model only {model.vocab_size} rows; "
             f"set model.vocab_size to {-(-tokenizer.num_tokens // 128) * 128}"
         )
-    longest = max(stage.length for stage in recipe.run.stages)
+    run = recipe.run
+    longest = max(stage.length for stage in run.stages)
     if longest > model.max_sequence_length:
         raise TrainingError(f"batches of length {longest} exceed model.max_sequence_length {model.max_sequence_length}")
+    largest = max(stage.rows * stage.length for stage in run.stages)
+    check_memory(
+        [
+            ("the weights of the model", 4 * model.num_parameters + LAYER_BYTES * model.num_layers, MODEL_SIZES),
+            ("the batches of an update", POSITION_BYTES * largest * run.accumulate, "run.stages or run.accumulate"),
+            ("the samples of an evaluation", POSITION_BYTES * run.evaluation_rows * longest, "run.evaluation_rows"),
+        ]
+    )
 
 
 def fresh_model(recipe: Recipe) -> GLMModel:

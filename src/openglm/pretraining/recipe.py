@@ -44,7 +44,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class RunOptions(LoopOptions):
+class PretrainOptions(LoopOptions):
     """Length and bookkeeping of a pretraining run; `LoopOptions` and what follows.
 
     Attributes:
@@ -114,7 +114,7 @@ class CorpusOptions:
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class CorporaOptions:
     """What to train on. Paths are relative to the working directory.
 
     Attributes:
@@ -147,8 +147,8 @@ class DataOptions:
 SECTIONS: Mapping[str, Any] = {
     "objectives": Objectives,
     "optimizer": OptimizerOptions,
-    "run": RunOptions,
-    "data": DataOptions,
+    "run": PretrainOptions,
+    "data": CorporaOptions,
 }
 
 
@@ -159,8 +159,8 @@ class Recipe:
     model: GLMConfig
     objectives: Objectives
     optimizer: OptimizerOptions
-    run: RunOptions
-    data: DataOptions = DataOptions()
+    run: PretrainOptions
+    data: CorporaOptions = CorporaOptions()
 
     def __post_init__(self) -> None:
         for stage in self.run.stages:
@@ -178,10 +178,12 @@ class Recipe:
         for key in values:
             if key not in SECTIONS and key != "model":
                 raise TrainingError(f"unknown section {key!r} in the recipe.{suggest(str(key), [*SECTIONS, 'model'])}")
-        if "model" not in values:
-            raise TrainingError("the recipe lacks the section `model`")
-        parts = {name: section(kind, values.get(name) or {}, name) for name, kind in SECTIONS.items()}
-        return cls(model=GLMConfig.from_dict(values["model"]), **parts)
+        model = values.get("model")
+        if not isinstance(model, Mapping):
+            raise TrainingError("the recipe lacks the section `model`, a mapping")
+        given = {name: values.get(name) for name in SECTIONS}
+        parts = {n: section(kind, {} if given[n] is None else given[n], n) for n, kind in SECTIONS.items()}
+        return cls(model=GLMConfig.from_dict(model), **parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, ready for YAML or JSON."""
@@ -190,11 +192,11 @@ class Recipe:
         return out
 
     @classmethod
-    def read(cls, path: Path, settings: Sequence[str] = ()) -> Recipe:
+    def read(cls, path: Path, settings: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
         """Read a YAML file.
 
         Args:
-            settings: values that win over those of the file, as `run.compile=true`.
+            settings: values that win over those of the file, as `run.compile=true`, or by name.
 
         Raises:
             TrainingError: not readable, not YAML, or a wrong key; the message names the file.

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from ..errors import DataError, MissingLibraryError, TrainingError
-from ..extras import library
 from ..files import write_atomically
+from .board import Board
 from .trackers import choose_trackers, start_trackers
 
 LOG_FILE = "log.jsonl"
@@ -96,7 +96,7 @@ class Report:
         self._trackers = choose_trackers(track, self._say)
         self._resumed: int | None = None
         self._log: IO[str] | None = None
-        self._board: Any = None
+        self._board: Board | None = None
         self._bar: Any = None
 
     def __enter__(self) -> Report:
@@ -148,6 +148,19 @@ class Report:
                 bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}",
             )
         self._bar.update(step - self._bar.n)
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Say on the bar what is going on between updates, such as "validating"."""
+        if self._bar is None:
+            yield
+            return
+        before = self._bar.postfix
+        self._bar.set_postfix_str(what)
+        try:
+            yield
+        finally:
+            self._bar.set_postfix_str(before or "")
 
     def training(self, step: int, entry: Mapping[str, float], *, flops_per_token: float | None = None) -> None:
         """Report on the updates since the last such entry.
@@ -204,7 +217,7 @@ class Report:
             return
         self._write({"step": step, "fills": list(texts)})
         if self._board is not None:  # indented, a text stands as it is, not as Markdown
-            self._board.add_text("fills", "\n".join(f"    {text}" for text in texts), step)
+            self._board.text("fills", "\n".join(f"    {text}" for text in texts), step)
         self._say("\n".join([f"update {step}  fills", *(f"  {text}" for text in texts)]))
 
     def close(self) -> None:
@@ -228,19 +241,14 @@ class Report:
         start_trackers(self._trackers, self.folder, self._run_name, self._config, fresh=self._resumed == 0)
         return log
 
-    def _open_board(self) -> Any:
+    def _open_board(self) -> Board | None:
         """The TensorBoard writer; without its library, None and a note: the log holds the same figures."""
+        purge = None if self._resumed is None else self._resumed + 1
         try:
-            board = library("tensorboardX", extra="train", purpose="writing files for TensorBoard")
+            return Board(self.folder / TENSORBOARD_FOLDER, purge_step=purge, say=self._say)
         except MissingLibraryError as error:
             self._say(f"note: no files for TensorBoard: {error}")
             return None
-        # TensorBoard hides what earlier event files say about these updates and later ones.
-        purge = None if self._resumed is None else self._resumed + 1
-        # Files are named by the second; two starts within one must not overwrite each other.
-        suffix = f".{time.time_ns()}"
-        folder = str(self.folder / TENSORBOARD_FOLDER)
-        return board.SummaryWriter(folder, purge_step=purge, flush_secs=30, filename_suffix=suffix)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         try:
@@ -258,7 +266,7 @@ class Report:
         named = {f"{group}/{name}": value for name, value in values.items()}
         for name, value in named.items():
             if self._board is not None:
-                self._board.add_scalar(name, value, step)
+                self._board.scalar(name, value, step)
         for tracker in self._trackers:
             tracker.log(named, step)
 

@@ -18,12 +18,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -39,63 +39,10 @@ from .options import LoopOptions
 from .parallel import Processes
 from .state import load_state, lock, save_state, states
 from .state_formats import Meta
+from .task import LoopBatch, TrainingTask
 from .translate_errors import translate_errors
 
-
-class LoopBatch(Protocol):
-    """What the loop asks of a batch; `batches.Batch` is one.
-
-    Attributes:
-        counts: how many losses there are in each group.
-        tokens, positions: how many positions hold a token, and how many there are.
-    """
-
-    @property
-    def counts(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def tokens(self) -> int: ...  # noqa: D102
-    @property
-    def positions(self) -> int: ...  # noqa: D102
-
-    def to(self, device: torch.device) -> Any:
-        """What the module takes, on its device."""
-
-    def pin_memory(self) -> Any:
-        """The batch in memory from which a GPU copies on its own."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained, on what.
-
-    Attributes:
-        module: batch on the device -> the sum of its losses, differentiable, and the sums in
-            each group, [G]. Weights that are spread over processes are gathered for its calls.
-        model: the part of the module whose weights are trained and saved.
-        layers: the parts of the model that are alike; compiled, and gathered, one by one.
-        batch: number of a micro-batch -> the batch; the same for the same number, always.
-        groups: names of the groups of losses, reported as `loss/NAME`.
-        identity: plain values that a state must agree on to be resumed from.
-        describe: number of a micro-batch -> how large it is, in words.
-        flops: (number of a micro-batch, share of its positions that have a loss) -> FLOPs per
-            position of a whole update, for the report.
-        evaluate: called with the number of updates done, every `evaluate_every` of them and
-            after the last, in evaluation mode and without gradients.
-        state, restore: plain values of the task's own that belong into a state, and what
-            takes them back when a run goes on.
-    """
-
-    module: nn.Module
-    model: nn.Module
-    layers: Sequence[nn.Module]
-    batch: Callable[[int], LoopBatch]
-    groups: tuple[str, ...]
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    describe: Callable[[int], str] = "number {}".format
-    flops: Callable[[int, float], float] | None = None
-    evaluate: Callable[[int], None] | None = None
-    state: Callable[[], Mapping[str, Any]] = dict
-    restore: Callable[[Mapping[str, Any]], None] = lambda values: None
+_DAMAGED = "its plain values are damaged; remove it, and the state before it is used"
 
 
 @dataclass(frozen=True)
@@ -120,6 +67,7 @@ class Loop:
         done: updates so far, those left out by the guard included.
         complete: whether the task has asked for no more of them (`finish`).
         tokens_seen: positions that held a token, in all of them.
+        interrupted: whether the run stopped because any of its processes was asked to by a signal.
 
     Raises:
         TrainingError: the processes cannot share out the batches of an update.
@@ -127,7 +75,7 @@ class Loop:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         options: LoopOptions,
         optimizer: OptimizerOptions,
         folder: Path,
@@ -150,10 +98,14 @@ class Loop:
         self.guard, self.meter = Guard(options.spike), Meter(task.groups)
         self.done, self.tokens_seen = 0, 0
         self.complete = False
-        self._stop, self._deadline = False, float("inf")
+        self.interrupted = False
+        self._signalled = False
+        self._deadline = float("inf")
         self._lock: IO[bytes] | None = None
 
-    def run(self, *, stop_at: int | None = None, deadline: float | None = None) -> bool:
+    def run(
+        self, *, stop_at: int | None = None, deadline: float | None = None, max_seconds: float | None = None
+    ) -> bool:
         """Resume if there is a state, and train to the end; True if it was reached.
 
         SIGINT and SIGTERM to any of the processes finish the current update, save and return False.
@@ -161,10 +113,11 @@ class Loop:
         Args:
             stop_at: make no more than so many updates in all.
             deadline: begin no update after this reading of `time.monotonic`.
+            max_seconds: begin no update later than so many seconds after the first could begin;
+                what is loaded before does not count.
         """
         options, processes = self.options, self.processes
         end = options.steps if stop_at is None else min(stop_at, options.steps)
-        self._deadline = float("inf") if deadline is None else deadline
         self.processes.by_first(self._take_folder)
         self.resume()
         numbers = Numbers(self.done, end, options.accumulate, processes.rank, processes.count)
@@ -172,6 +125,8 @@ class Loop:
         stream = draw(self.task.batch, numbers, workers=options.workers, pin=pin)
         with self._signals_caught():
             self.task.module.train()
+            limits = (deadline, None if max_seconds is None else time.monotonic() + max_seconds)
+            self._deadline = min((limit for limit in limits if limit is not None), default=float("inf"))
             self.meter.start_clock()
             while self.done < end and not self.complete:
                 batches = [next(stream) for _ in numbers.of(self.done)]
@@ -183,7 +138,7 @@ class Loop:
             stream.close()
             if self.done < end and not self.complete:
                 self.save()
-                self._note("stopped", "the state is saved; the same command goes on from here")
+                self._note("stopped", "the state is saved")
         if self._lock is not None:
             self._lock.close()
         return self.complete or self.done >= options.steps
@@ -199,12 +154,14 @@ class Loop:
 
         None if any process was asked to stop, or the time is over in any.
         """
-        stop = self._stop or time.monotonic() > self._deadline
+        over = time.monotonic() > self._deadline
         counts = [sum(column) for column in zip(*(batch.counts for batch in batches), strict=True)]
         tokens, positions = sum(batch.tokens for batch in batches), sum(batch.positions for batch in batches)
         # One exchange on the host tells everyone how large the whole update is, and whether to stop.
-        stops, all_tokens, all_positions, *all_counts = self.processes.sum([float(stop), tokens, positions, *counts])
-        return None if stops else _UpdateSize(all_tokens, all_positions, all_counts)
+        mine = [float(self._signalled), float(over), tokens, positions, *counts]
+        signals, overs, all_tokens, all_positions, *all_counts = self.processes.sum(mine)
+        self.interrupted = signals > 0
+        return None if signals or overs else _UpdateSize(all_tokens, all_positions, all_counts)
 
     def _update(self, batches: Sequence[LoopBatch], size: _UpdateSize) -> None:
         """Make the next update, of which these batches are this process's share."""
@@ -259,13 +216,19 @@ class Loop:
                 give_back_memory()
         if self.task.evaluate is not None and (done % options.evaluate_every == 0 or done == options.steps):
             self.task.module.eval()
-            with torch.no_grad(), self.meter.clock_stopped():
+            with torch.no_grad(), self._paused("validating"):
                 self.task.evaluate(done)
             self.task.module.train()
         # While updates are left out, states do not take the place of those from before.
         if done == end or self.complete or (done % options.save_every == 0 and not self.guard.left_out):
-            with self.meter.clock_stopped():
+            with self._paused("saving the state"):
                 self.save()
+
+    @contextmanager
+    def _paused(self, what: str) -> Iterator[None]:
+        """Time that is not training's, with a word about it on the bar."""
+        with self.meter.clock_stopped(), self.report.busy(what) if self.report is not None else nullcontext():
+            yield
 
     def _log(self) -> None:
         flops = None
@@ -311,17 +274,25 @@ class Loop:
         )
         if restored is not None:
             path, meta = restored
-            self.done, self.tokens_seen = int(meta["step"]), int(meta["tokens_seen"])
-            self.guard.restore(meta["guard"])
-            self.meter.restore(meta["meter"])
-            self.task.restore(meta.get("task", {}))
+            try:
+                self.done, self.tokens_seen = int(meta["step"]), int(meta["tokens_seen"])
+                self.guard.restore(meta["guard"])
+                self.meter.restore(meta["meter"])
+                self.task.restore(meta.get("task", {}))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise TrainingError(f"{path}: {_DAMAGED} ({type(error).__name__}: {error})") from error
             self._note("resumed", f"from {path}")
         if self.report is not None:
             self.report.resume_at(self.done)
 
     def _check_identity(self, path: Path, meta: Meta) -> None:
-        here, there = dict(flattened(self.task.identity)), dict(flattened(meta["identity"]))
+        for name in ("step", "tokens_seen"):
+            if not isinstance(meta.get(name), int) or meta[name] < 0:
+                raise TrainingError(f"{path}: {_DAMAGED} ({name} is {meta.get(name, 'missing')})")
+        here, there = dict(flattened(self.task.identity)), dict(flattened(meta.get("identity", {})))
         for name in [*here, *there]:
+            if name.rpartition(".")[2] in self.task.added_later and name not in there:
+                continue  # a state of an earlier version, which did not know it
             if here.get(name) != there.get(name):
                 raise TrainingError(
                     f"{path}: of another run: {name} was {there.get(name, 'absent')} and is {here.get(name, 'absent')} "
@@ -346,7 +317,7 @@ class Loop:
                 signal.signal(number, handler)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
+        self._signalled = True
 
 
 def dropout_seed(seed: int, number: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..data.tokenize import MOST_WORKERS
 from ..errors import TrainingError, suggest
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class LoopOptions:
         for name in ("steps", "accumulate", "log_every", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"run.{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers > MOST_WORKERS:
+            raise TrainingError(f"run.workers must be at most {MOST_WORKERS}, not {self.workers}")
         for name in ("workers", "spike", "seed"):
             if getattr(self, name) < 0:
                 raise TrainingError(f"run.{name} must be at least 0, not {getattr(self, name)}")
@@ -96,6 +99,10 @@ def section(kind: type[T], values: Any, name: str) -> T:
 
 def _checked(value: Any, wanted: Any, name: str) -> Any:
     """A plain value as the type of its field; containers are left to the dataclass."""
+    if wanted in (str | None, int | None, float | None):
+        if value is None:
+            return None
+        wanted = next(kind for kind in typing.get_args(wanted) if kind is not type(None))
     if wanted is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 4e-4, without a point, as text
@@ -110,39 +117,54 @@ def _checked(value: Any, wanted: Any, name: str) -> Any:
     return value
 
 
-def override(values: dict[str, Any], setting: str) -> None:
-    """Change one value of a nested mapping in place: `run.compile=true` sets values["run"]["compile"].
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`["run.compile=true"]` as `{"run.compile": True}`; what stands later wins.
 
     Raises:
-        TrainingError: not of the form SECTION.KEY=VALUE, a value that is not YAML, or a
-            section that is not a mapping. Keys are checked where the sections are read.
+        TrainingError: not of the form SECTION.KEY=VALUE, or a value that is not YAML.
     """
     import yaml
 
-    path, separator, text = setting.partition("=")
-    *sections, key = (part.strip() for part in path.split("."))
-    if not separator or not key or not all(sections) or not sections:
-        raise TrainingError(f"{setting!r}: write SECTION.KEY=VALUE, for example run.compile=true")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TrainingError(f"{setting!r}: {text!r} is not a YAML value ({error})") from error
-    for name in sections:
-        inner = values.setdefault(name, {})
+    out: dict[str, Any] = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        if not separator:
+            raise TrainingError(f"{setting!r}: write SECTION.KEY=VALUE, for example run.compile=true")
+        try:
+            out[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise TrainingError(f"{setting!r}: {text!r} is not a YAML value ({error})") from error
+    return out
+
+
+def override(values: dict[str, Any], name: str, value: Any) -> None:
+    """Change one value of a nested mapping in place: `run.compile` sets values["run"]["compile"].
+
+    Raises:
+        TrainingError: not of the form SECTION.KEY, or a section that is not a mapping. Keys are
+            checked where the sections are read.
+    """
+    *sections, key = (part.strip() for part in name.split("."))
+    if not key or not all(sections) or not sections:
+        raise TrainingError(f"{name!r}: write SECTION.KEY=VALUE, for example run.compile=true")
+    for section_name in sections:
+        inner = values.setdefault(section_name, {})
         if inner is None:
-            inner = values[name] = {}
+            inner = values[section_name] = {}
         if not isinstance(inner, dict):
-            raise TrainingError(f"{setting!r}: {name} is not a section but {inner!r}")
+            raise TrainingError(f"{name!r}: {section_name} is not a section but {inner!r}")
         values = inner
     values[key] = value
 
 
-def read_values(path: Path, sections: str, settings: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
+def read_values(
+    path: Path, sections: str, settings: Sequence[str] | Mapping[str, Any] = (), **changes: Any
+) -> dict[str, Any]:
     """The nested values of a recipe's file.
 
     Args:
         sections: what a recipe consists of, in words, for the message.
-        settings: values that win over those of the file, as `run.compile=true`.
+        settings: values that win over those of the file, as `run.compile=true`, or by name.
         changes: whole top-level values that win.
 
     Raises:
@@ -157,6 +179,6 @@ def read_values(path: Path, sections: str, settings: Sequence[str] = (), **chang
     if not isinstance(values, dict):
         raise TrainingError(f"{path}: a recipe is a YAML mapping with {sections}")
     values |= changes
-    for setting in settings:
-        override(values, setting)
+    for name, value in (settings if isinstance(settings, Mapping) else parse_settings(settings)).items():
+        override(values, name, value)
     return values

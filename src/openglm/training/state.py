@@ -8,9 +8,10 @@ number of processes. Both are written to a temporary name, synced and renamed; t
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,7 @@ from .state_formats import (
 KEEP = 2
 UNREADABLE = "unreadable-"  # what the name of a state that was passed over begins with
 LOCK = ".lock"  # of a run folder
+TENSORS = "tensors"  # in the plain values: a digest of the names of all tensors
 _NAME = re.compile(r"state-(\d{8,})(\.pt)?")
 
 Optimizers = Sequence[torch.optim.Optimizer]
@@ -83,6 +85,7 @@ def save_state(
         TrainingError: it cannot be written; earlier states are as they were.
     """
     tensors = _named_tensors(model, optimizers)
+    meta = {**meta, TENSORS: _digest(tensors)}
     path = folder / (f"state-{step:08d}.pt" if processes.count == 1 else f"state-{step:08d}")
     problem = ""
     try:
@@ -142,6 +145,7 @@ def load_state(
     *,
     check: Callable[[Path, Meta], None] = lambda path, meta: None,
     say: Callable[[str], None] = lambda text: None,
+    set_aside: bool = True,
 ) -> tuple[Path, Meta] | None:
     """Restore the newest readable state into model and optimizers; all processes call it.
 
@@ -149,7 +153,8 @@ def load_state(
 
     Args:
         check: raises if the state must not be used; called before anything changes.
-        say: is told of states that cannot be read. They are renamed, and the one before is used.
+        say: is told of states that cannot be read; the one before is used.
+        set_aside: rename states that cannot be read.
 
     Returns:
         The state and its plain values; None if there is no state.
@@ -169,18 +174,23 @@ def load_state(
             check(path, opened.meta)
             problem = processes.agree(_restore(path, opened, model, optimizers))
         if not problem:
-            return path, opened.meta
-        aside = path.with_name(f"{UNREADABLE}{path.name}")
-        say(f"{path} CANNOT BE READ ({problem}); it is now called {aside.name}, and the state before it is used")
-        if processes.first:
-            remove(aside)
-            path.rename(aside)
+            return path, {name: value for name, value in opened.meta.items() if name != TENSORS}
+        say(f"{path} CANNOT BE READ ({problem}); the state before it is used")
+        if set_aside and processes.first:
+            _set_aside(path)
     if found:
+        now = f", they are now called {UNREADABLE}..." if set_aside else ""
         raise TrainingError(
-            f"{folder}: none of its states can be read, they are now called {UNREADABLE}...; "
+            f"{folder}: none of its states can be read ({problem}){now}; "
             "copy a good one there, or give another --output to start anew"
         )
     return None
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"{UNREADABLE}{path.name}")
+    remove(aside)
+    path.rename(aside)
 
 
 def _restore(path: Path, opened: OpenState, model: nn.Module, optimizers: Optimizers) -> str:
@@ -189,18 +199,55 @@ def _restore(path: Path, opened: OpenState, model: nn.Module, optimizers: Optimi
     _compare(path, {name: tuple(tensor.shape) for name, tensor in here.items()}, opened.shapes)
     weights = dict(model.named_parameters())
     fresh: dict[str, Tensor] = {}
-    for name, shape in opened.shapes.items():
-        if name.startswith("optimizer."):
-            weight = weights[name.split(".", 2)[2]]
-            fresh[name] = torch.zeros_like(weight) if shape == tuple(weight.shape) else torch.zeros(shape)
     try:
+        _check_whole(opened)
+        names = {id(weight): name for name, weight in weights.items()}
+        for optimizer in optimizers:
+            _check_alike(optimizer, names, opened.shapes)
+        for name, shape in opened.shapes.items() if optimizers else ():
+            if name.startswith("optimizer."):
+                weight = _weight_of(name, weights)
+                fresh[name] = torch.zeros_like(weight) if shape == tuple(weight.shape) else torch.zeros(shape)
         with torch.no_grad():
             opened.fill({**here, **fresh})
     except UnreadableError as error:
         return str(error)
     for optimizer in optimizers:
-        _fill(optimizer, {id(weight): name for name, weight in weights.items()}, fresh)
+        _fill(optimizer, names, fresh)
     return ""
+
+
+def _check_whole(opened: OpenState) -> None:
+    """Refuse a state that lacks tensors it was written with, or has others."""
+    told = opened.meta.get(TENSORS)  # absent in states of earlier versions
+    if told is not None and told != _digest(opened.shapes):
+        raise UnreadableError("tensors it was written with are missing, or others were added")
+
+
+def _check_alike(optimizer: torch.optim.Optimizer, names: Mapping[int, str], shapes: Iterable[str]) -> None:
+    """Refuse a state in which an optimizer lacks values of some of its weights that it has of others."""
+    own = {names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]}
+    keys: dict[str, set[str]] = {}
+    for name in shapes:
+        kind, _, rest = name.partition(".")
+        key, _, weight = rest.partition(".")
+        if kind == "optimizer" and weight in own:
+            keys.setdefault(weight, set()).add(key)
+    known = set().union(*keys.values())
+    for weight, found in keys.items():
+        if found != known:
+            raise UnreadableError(f"the optimizer's {', '.join(sorted(known - found))} of {weight} is missing")
+
+
+def _digest(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def _weight_of(name: str, weights: Mapping[str, Tensor]) -> Tensor:
+    weight = name.split(".", 2)[-1]
+    if weight not in weights:
+        raise UnreadableError(f"it holds {name}, but there is no such weight")
+    return weights[weight]
 
 
 def _fill(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:

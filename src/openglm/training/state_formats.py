@@ -84,12 +84,15 @@ def open_file(path: Path) -> OpenState:
     with _damage():
         _check_sums(path.open("rb"))
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    meta = _checked(path, payload)
-    tensors: dict[str, Tensor] = payload["tensors"]
+        meta = _checked(path, payload)
+        tensors: dict[str, Tensor] = payload["tensors"]
+        if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()):
+            raise UnreadableError("its tensors are something else")
 
     def fill(targets: dict[str, Tensor]) -> None:
-        for name, target in targets.items():
-            target.copy_(_part_for(target, tensors[name]))
+        with _damage():
+            for name, target in targets.items():
+                target.copy_(_part_for(target, tensors[name]))
 
     return OpenState(meta, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, fill)
 
@@ -176,6 +179,11 @@ def open_folder(path: Path, processes: Processes) -> OpenState:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    def fill(targets: dict[str, Tensor]) -> None:
+        with _damage(), warnings.catch_warnings(), _as_os_error():
+            warnings.simplefilter("ignore")  # a process alone is told that it is alone
+            load(dict(targets), storage_reader=FileSystemReader(path))
+
     with _damage():
         payload = json.loads((path / META).read_text(encoding="utf-8"))
         sums = payload.pop("sums")
@@ -192,14 +200,8 @@ def open_folder(path: Path, processes: Processes) -> OpenState:
             with (path / piece.relative_path).open("rb") as file:
                 file.seek(piece.offset)
                 _check_sums(io.BytesIO(file.read(piece.length)))
-
-    def fill(targets: dict[str, Tensor]) -> None:
-        with _damage(), warnings.catch_warnings(), _as_os_error():
-            warnings.simplefilter("ignore")  # a process alone is told that it is alone
-            load(dict(targets), storage_reader=FileSystemReader(path))
-
-    shapes = {name: tuple(entry.size) for name, entry in entries.items()}  # type: ignore[union-attr]
-    return OpenState(_checked(path, payload), shapes, fill)
+        shapes = {name: tuple(entry.size) for name, entry in entries.items()}  # type: ignore[union-attr]
+        return OpenState(_checked(path, payload), shapes, fill)
 
 
 # What the index of a folder consists of. A pickle may name any function to be called.
@@ -240,7 +242,9 @@ def _checked(path: Path, payload: Any) -> Meta:
             f"{path}: not a state that this version of openglm can go on from; finish the run with the version "
             "that began it, or give another --output"
         )
-    meta: Meta = payload["meta"]
+    meta: Meta | None = payload.get("meta")
+    if not isinstance(meta, dict):
+        raise UnreadableError("it has no plain values")
     return meta
 
 
