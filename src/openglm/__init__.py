@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .infill.results import Fill, Filled, Piece, Scored
     from .network.config import GLMConfig
     from .network.model import GLMModel
+    from .pretraining.run import pretrain
     from .tokenizer import (
         BertTokenizer,
         BilingualTokenizer,
@@ -78,6 +79,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "finetune": "finetuning.finetune",
     "load": "infill.loading",
+    "pretrain": "pretraining.run",
 }
 
 __all__ = [
@@ -112,6 +114,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "load",
+    "pretrain",
 ]
 
 

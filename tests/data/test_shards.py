@@ -28,7 +28,7 @@ from openglm.data import shards, writer
 from openglm.data.corpus import documents
 from openglm.data.shards import Shard, is_shard, prepare
 from openglm.data.writer import ShardWriter
-from openglm.errors import DataError, OptionError
+from openglm.errors import DataError, OpenGLMError, OptionError
 from openglm.tokenizer import BilingualTokenizer
 
 FILES = ["bounds.npy", "manifest.json", "sentences.npy", "tokens.bin"]
@@ -599,3 +599,36 @@ def written(journal: Path) -> int:
         return int(json.loads(journal.read_text())["progress"]["documents"])
     except FileNotFoundError:
         return -1
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "tokens.bin", "bounds.part", "manifest.json"])
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, tokenizer: BilingualTokenizer, name: str) -> None:
+    """Files under other names, and under ours that we did not write."""
+    text, output = tmp_path / "text.txt", tmp_path / "output"
+    text.write_text("The river.\n\nThe bridge.", encoding="utf-8")
+    output.mkdir()
+    (output / name).write_text("mine")
+    (output / "progress.json").write_text("mine too") if name == "manifest.json" else None
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(OpenGLMError, match="holds"):
+        prepare(text, tokenizer, output)
+    after = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert after == before
+
+
+def test_an_input_edited_meanwhile_is_noticed(
+    tmp_path: Path, tokenizer: BilingualTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, output = tmp_path / "text.txt", tmp_path / "output"
+    text.write_text("The river.\n\nThe bridge.", encoding="utf-8")
+
+    def stop(self: ShardWriter, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "append", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(text, tokenizer, output)
+    text.write_text("The ricer.\n\nThe bridge.", encoding="utf-8")
+    with pytest.raises(DataError, match="changed since"):
+        prepare(text, tokenizer, output)

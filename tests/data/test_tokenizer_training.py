@@ -11,7 +11,7 @@ import pytest
 
 from openglm.data import tokenizer_training
 from openglm.data.tokenizer_training import sample_lines, train_vocabulary
-from openglm.errors import DataError
+from openglm.errors import DataError, OptionError
 
 
 @pytest.fixture
@@ -68,3 +68,29 @@ def test_a_group_without_text_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none.txt").write_text("\n\n")
     with pytest.raises(DataError, match=r"none\.txt: empty"):
         train_vocabulary([[folder / "a.jsonl"], [tmp_path / "none.txt"]], field="body")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"vocab_size": 2_000_000_000}, "vocab_size"),
+        ({"threads": 100_000}, "threads"),
+        ({"threads": 0}, "threads"),
+        ({"vocab_size": 5_000}, "which has enough for|too short for the smallest"),
+    ],
+)
+def test_sizes_are_refused_in_our_words(
+    folder: Path, options: dict[str, int], named: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OptionError, match=named) as caught:
+        train_vocabulary([[folder]], field="body", characters=5_000, **options)
+    assert "hard_vocab_limit" not in str(caught.value)
+    assert capfd.readouterr().err == "", "nothing of what SentencePiece prints"
+
+
+def test_a_small_corpus_is_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    with pytest.raises(OptionError):
+        train_vocabulary([[folder]], field="body", characters=10**6, say=said.append)
+    assert any("has only 8,000 of the 1,000,000 characters asked for" in text for text in said)
+    assert said[-1].startswith("training 16,000 pieces on ")

@@ -233,3 +233,26 @@ def wait_for_progress(run: subprocess.Popen[str], folder: Path) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+@pytest.mark.usefixtures("no_curves")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"step": -5}, "step is -5"),
+        ({"step": "5"}, "step is 5"),
+        ({"tokens_seen": None}, "tokens_seen"),
+        ({"guard": {}}, "left_out"),
+        ({"meter": 3}, "damaged"),
+    ],
+)
+def test_plain_values_that_make_no_sense_are_named(
+    tokenizer: BilingualTokenizer, source: Source, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    trainer_for(recipe_values(), tokenizer, source, tmp_path).run(stop_at=2)
+    ((_, path),) = states(tmp_path)
+    payload = torch.load(path, weights_only=True)
+    payload["meta"].update(change)
+    torch.save(payload, path)
+    with pytest.raises(TrainingError, match=named):
+        trainer_for(recipe_values(), tokenizer, source, tmp_path).run()

@@ -133,7 +133,51 @@ def plant_a_packed_bomb(path: Path) -> None:
     torch.save({"format": state_formats.FORMAT, "meta": Bomb(), "tensors": {}}, path)
 
 
-DAMAGE = [truncate(0.0), truncate(0.001), truncate(0.5), truncate(0.99), flip_a_bit, plant_a_bomb, plant_a_packed_bomb]
+def rewritten(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        payload = torch.load(path, weights_only=True)
+        change(payload)
+        torch.save(payload, path)
+
+    return damage
+
+
+def without(beginning: str) -> Callable[[Path], None]:
+    """Of the first tensor whose name begins so there is nothing left."""
+
+    def change(payload: dict[str, Any]) -> None:
+        tensors = payload["tensors"]
+        del tensors[next(name for name in tensors if name.startswith(beginning))]
+
+    return rewritten(change)
+
+
+def of_an_earlier_version(damage: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The same to a state that does not say which tensors it has."""
+
+    def both(path: Path) -> None:
+        rewritten(lambda payload: payload["meta"].pop("tensors"))(path)
+        damage(path)
+
+    return both
+
+
+DAMAGE = [
+    without("optimizer.exp_avg."),
+    without("optimizer.momentum_buffer."),
+    of_an_earlier_version(without("optimizer.exp_avg.")),
+    rewritten(lambda payload: payload.pop("meta")),
+    rewritten(lambda payload: payload.update(meta=7)),
+    rewritten(lambda payload: payload.pop("tensors")),
+    rewritten(lambda payload: payload["tensors"].update(more=torch.zeros(1))),
+    truncate(0.0),
+    truncate(0.001),
+    truncate(0.5),
+    truncate(0.99),
+    flip_a_bit,
+    plant_a_bomb,
+    plant_a_packed_bomb,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -1,11 +1,36 @@
-"""Training batches as a function of their number alone.
+"""Training batches as a function of their number alone: the whole way from text to rows.
 
-    sources -> documents -> windows that fill rows -> spans -> layouts -> rows
+Take a corpus with the document "It rained. We stayed at home." and a batch of 2 rows of 32 tokens.
 
-Batch `number` is drawn from a generator seeded with (seed, number), so a resumed run sees
-the same data as one that never stopped, whatever the number of workers, and nothing about
-the data needs saving. Documents are drawn in proportion to their length, as the published
-code does.
+1. Text becomes ids once: `openglm data prepare` writes a shard (`shards.py`), or a window of text
+   files is tokenized as training goes on (`text_stream.py`). Where documents and sentences end
+   is kept beside the ids.
+
+       4 21 7 | 9 33 12 50 7                     | where a sentence ends
+
+2. A generator is seeded with (seed, number of the batch): nothing about the data needs saving,
+   and a run that was resumed, or has other workers, sees what one that never stopped sees.
+
+3. Every row that has room draws a document, in proportion to its length, and cuts a window to the
+   room (`rows.cut`): it begins or ends where a sentence does.              11 % of the time
+
+       9 33 12 50 7                              "We stayed at home."
+
+4. Each window draws an objective and spans (`samples.py`, `spans.py`); what spans cost (a blank
+   and a `sop` each) is known now, so the window is made longer by what they left over. Rows that
+   still have room go back to step 3.                                        60 %
+
+       [CLS] 9 33 12 50 7 <eos>, spans 33 12     the token objective
+
+5. Texts without their spans are Part A, spans in random order Part B (`layouts.py`).   19 %
+
+       [CLS] 9 [MASK] 50 7 <eos> | <sop> 33 12   predicts 33 12 <eop>
+
+6. Layouts stand side by side in rows, with who sees whom and what is predicted (`batches.py`).  10 %
+
+The shares are of 2.4 ms for 16 rows of 512 tokens on one core, 3.4 million tokens a second
+(`benchmarks/sampler.py`); a GPU that trains a network of 100 million parameters asks for a tenth.
+Documents are drawn in proportion to their length, as the published code does.
 """
 
 from __future__ import annotations
