@@ -171,4 +171,4 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw_nothing(log: Path, output: Path, *, title: str | None = None) -> None:
         assert log.exists()
 
-    monkeypatch.setattr("openglm.pretraining.pretrainer.draw_curves", draw_nothing)
+    monkeypatch.setattr("openglm.pretraining.model_folder.draw_curves", draw_nothing)

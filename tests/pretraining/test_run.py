@@ -113,8 +113,8 @@ def test_states_written_before_digests_go_on(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"model.num_layers": 10**12}, "model.num_layers"),
-        ({"model.hidden_size": 2 * 10**9}, "model.hidden_size"),
+        ({"model.num_layers": 10**12}, "num_layers"),
+        ({"model.num_layers": 10**4, "model.hidden_size": 10**5}, "the weights of the model would take"),
         ({"run.accumulate": 10**11}, "run.accumulate"),
         ({"run.evaluation_rows": 10**12}, "run.evaluation_rows"),
         ({"run.workers": 10**6}, "run.workers"),

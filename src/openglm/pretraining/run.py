@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -155,7 +156,7 @@ def resolve(
 def _with_settings(recipe: Recipe | Mapping[str, Any] | str | Path, settings: Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, (str, Path)):
         return Recipe.read(Path(recipe), settings)
-    values = recipe.to_dict() if isinstance(recipe, Recipe) else {**recipe}
+    values = recipe.to_dict() if isinstance(recipe, Recipe) else copy.deepcopy(dict(recipe))
     for name, value in settings.items():
         override(values, name, value)
     return Recipe.from_dict(values)
