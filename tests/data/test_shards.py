@@ -568,7 +568,7 @@ def test_killed_at_random_moments(
     journal, done = tmp_path / "shard" / "progress.json", []
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-        before = done[-1] if done else -1
+        before = done[-1] if done else 0  # the journal is there before any work
         while process.poll() is None and written(journal) <= before:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
@@ -622,11 +622,17 @@ def test_an_input_edited_meanwhile_is_noticed(
     text, output = tmp_path / "text.txt", tmp_path / "output"
     text.write_text("The river.\n\nThe bridge.", encoding="utf-8")
 
-    def stop(self: ShardWriter, *arguments: object) -> None:
-        raise KeyboardInterrupt
+    append, calls = ShardWriter.append, []
+
+    def stop_at_the_second(self: ShardWriter, *arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        append(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "append", stop)
+        patch.setattr("openglm.data.shards.BATCH_CHARACTERS", 5)
+        patch.setattr(ShardWriter, "append", stop_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             prepare(text, tokenizer, output)
     text.write_text("The ricer.\n\nThe bridge.", encoding="utf-8")

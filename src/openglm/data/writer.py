@@ -60,7 +60,10 @@ def _refuse_other_files(folder: Path) -> None:
     names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
     ours = {TOKENS, BOUNDS, SENTENCES, MANIFEST, JOURNAL, *_PARTS.values()}
     other = sorted(name for name in names - ours if not (name.startswith(".") and name.endswith(".part")))
-    if not names & {JOURNAL, MANIFEST}:  # a writer says whose the files are before it writes into them
+    finished = {MANIFEST, TOKENS, BOUNDS} <= names
+    if MANIFEST in names and not finished:
+        other.append(MANIFEST)
+    if not finished and JOURNAL not in names:  # a writer says whose the files are before it writes into them
         other += [name for name in sorted(names & ours) if (folder / name).stat().st_size]
     if other:
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
@@ -96,7 +99,7 @@ class ShardWriter:
         self.width = dtype.itemsize
         _refuse_other_files(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / MANIFEST).exists():
+        if (folder / MANIFEST).exists():  # and all else of a shard
             self._tidy()
             raise DataError(f"{folder}: already holds a finished shard; give another --output or remove it")
         self._files: dict[str, BinaryIO] = {}
@@ -186,6 +189,8 @@ class ShardWriter:
             return Progress()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path}: not readable ({error}); remove {self.folder} and prepare again") from error
+        if progress == Progress():
+            return progress  # nothing has been written, so it does not matter of what
         changed = [key for key in self.identity if journal.get(key) != self.identity[key]]
         if not changed and journal.get("modified", self.modified) != self.modified:
             changed = ["sources, which were changed since"]
