@@ -105,8 +105,10 @@ def encode_in_order(
         first = list(islice(batches, FEW_BATCHES))
         workers = _processors() if len(first) == FEW_BATCHES else 1
         batches = chain(first, batches)
-    if not 0 <= workers <= MOST_WORKERS:
-        raise OptionError(f"workers must be 0 to {MOST_WORKERS}, not {workers}")
+    if workers < 0:
+        raise OptionError(f"workers must be 0 or more, not {workers}")
+    if workers > MOST_WORKERS:
+        raise OptionError(f"workers must be at most {MOST_WORKERS}, not {workers}")
     if workers > 1:
         yield from _in_processes(batches, tokenizer, workers)
         return

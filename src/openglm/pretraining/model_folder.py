@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.native import save_model
-from ..errors import DataError, OpenGLMError, OptionError, TrainingError
+from ..errors import OpenGLMError, TrainingError
 from ..network.model import GLMModel
 from ..reporting.card import describe_environment, write_card
 from ..reporting.curves import draw_curves
@@ -53,10 +53,11 @@ def leave_model(run: Path, model: GLMModel, recipe: Recipe, tokenizer: Tokenizer
     """
     folder, log, curves = run / MODEL_FOLDER, run / LOG_FILE, run / CURVES_FILE
     save_model(folder, model, tokenizer, dtype=torch.bfloat16)
-    problem = ""
+    problem = "" if log.exists() else "there is no log yet"
     try:
-        draw_curves(log, curves, title=run.resolve().name)
-    except (DataError, OptionError, TrainingError, OpenGLMError) as error:  # no matplotlib, or a run without losses
+        if not problem:
+            draw_curves(log, curves, title=run.resolve().name)
+    except OpenGLMError as error:  # no matplotlib, or a run without losses
         problem = str(error)
     entries = read_log(log) if log.exists() else []
     validated = [entry["validation"] for entry in entries if isinstance(entry.get("validation"), dict)]

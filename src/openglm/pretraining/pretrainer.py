@@ -75,6 +75,7 @@ class Trainer:
         self.recipe, self.tokenizer, self.output = recipe, tokenizer, output
         self.train, self.valid = list(train), list(valid)
         self.processes = processes or Processes(torch.device("cpu"))
+        self.processes.check_shares(recipe.run.accumulate)
         self.batches = MicroBatches(recipe, tokenizer, train)
         self.model = fresh_model(recipe)
         self.module = LossModule(self.model, recipe.run.precision, compile=recipe.run.compile)

@@ -83,12 +83,7 @@ class Loop:
         processes: Processes,
         report: Report | None = None,
     ) -> None:
-        if options.accumulate % processes.count:
-            fitting = -(-options.accumulate // processes.count) * processes.count
-            raise TrainingError(
-                f"the {options.accumulate} batches of an update (run.accumulate) cannot be shared out among "
-                f"{processes.count} processes; set run.accumulate to {fitting}, or use another number of processes"
-            )
+        processes.check_shares(options.accumulate)
         self.task, self.options, self.optimizer = task, options, optimizer
         self.folder, self.processes, self.report = folder, processes, report
         if options.compile:

@@ -128,6 +128,19 @@ class Processes:
             torch.distributed.all_gather_object(found, problem)
         return "; ".join(dict.fromkeys(text for text in found if text))
 
+    def check_shares(self, accumulate: int) -> None:
+        """Whether the batches of an update can be shared out evenly.
+
+        Raises:
+            TrainingError: they cannot; says what to set.
+        """
+        if accumulate % self.count:
+            fitting = -(-accumulate // self.count) * self.count
+            raise TrainingError(
+                f"the {accumulate} batches of an update (run.accumulate) cannot be shared out among "
+                f"{self.count} processes; set run.accumulate to {fitting}, or use another number of processes"
+            )
+
     def share_out(self, root: nn.Module, parts: Iterable[nn.Module]) -> None:
         """Leave each process its rows of every weight (FSDP); alone: put all on the device.
 
