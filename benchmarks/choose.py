@@ -28,7 +28,8 @@ from openglm.scoring.predict import TOKENS_AT_ONCE, predict
 from openglm.scoring.question import Question
 from openglm.scoring.tree import tree_of
 from openglm.tasks.examples import Example
-from openglm.tasks.task import Task
+from openglm.tasks.renderer import QuestionRenderer
+from openglm.tasks.task_files import load_task
 from openglm.tensors import to_tensors
 from openglm.tokenizer import Tokenizer
 
@@ -103,10 +104,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model, tokenizer = open_model("default", device="cpu", dtype=torch.float32)
     model.eval()
-    task, rng = Task.load(TASK), np.random.default_rng(0)
+    task, rng = load_task(TASK), np.random.default_rng(0)
     examples = [Example({"sentence": text}) for text in texts(args.texts, rng)]
-    begun = seconds_of(lambda: task.questions(examples, tokenizer, model.config, labelled=False))
-    questions = task.questions(examples, tokenizer, model.config, labelled=False)
+    begun = seconds_of(lambda: QuestionRenderer(task, tokenizer, model.config).questions(examples, labeled=False))
+    questions = QuestionRenderer(task, tokenizer, model.config).questions(examples, labeled=False)
     in_order = sorted(range(len(questions)), key=lambda i: len(questions[i].part_a))
     middles = (2 * np.arange(args.peer_texts) + 1) * len(in_order) // (2 * args.peer_texts)
     few = [questions[in_order[i]] for i in middles]  # of short, middling and long texts alike

@@ -39,7 +39,9 @@ from openglm.infill.loading import load
 from openglm.markdown import markdown_table
 from openglm.tasks.examples import Example
 from openglm.tasks.pattern_indices import as_plain
+from openglm.tasks.splits import task_examples
 from openglm.tasks.task import Task
+from openglm.tasks.task_files import load_task
 
 TASKS = ("eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "chid", "csl", "cluewsc")
 METHODS = ("zero-shot", "zero-shot, calibrated", "tf-idf", "head", "cloze")
@@ -75,17 +77,17 @@ def tf_idf(task: Task, data_dir: Path, limit_train: int | None = None) -> float:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    train = task.examples("train", data_dir)[:limit_train]
+    train = task_examples(task, "train", data_dir)[:limit_train]
     texts, labels = flattened(task, train)
     vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True).fit(texts)
     best: tuple[float, Any] | None = None
     for strength in REGULARISATION:
         model = LogisticRegression(C=strength, max_iter=2000).fit(vectors.transform(texts), labels)
-        found = accuracy_of(task, model, vectors, task.examples("dev", data_dir))
+        found = accuracy_of(task, model, vectors, task_examples(task, "dev", data_dir))
         if best is None or found > best[0]:
             best = found, model
     assert best is not None
-    return accuracy_of(task, best[1], vectors, task.examples("test", data_dir))
+    return accuracy_of(task, best[1], vectors, task_examples(task, "test", data_dir))
 
 
 def flattened(task: Task, examples: Sequence[Example]) -> tuple[list[str], list[str]]:
@@ -129,14 +131,14 @@ def accuracy_of(task: Task, model: Any, vectors: Any, examples: Sequence[Example
 def measured(name: str, method: str, seed: int, args: argparse.Namespace, infiller: Infiller, folder: Path) -> Result:
     """One result on the test file of one task; fine-tuning leaves its files in `folder`."""
     began = time.perf_counter()
-    task = Task.load(f"fewclue/{name}")
+    task = load_task(f"fewclue/{name}")
     recipe = {key: value for key, value in RECIPES.get(name, {}).items() if key != "task"}
     options = EvalOptions(
         model=args.model, data_dir=args.data_dir, seeds=(seed,), pattern=patterns(name, method), finetune=recipe,
         calibrate="calibrated" in method,
     )  # fmt: skip
     model = Model(infiller)
-    examples = task.examples("test", args.data_dir)
+    examples = task_examples(task, "test", args.data_dir)
     how = cloze_tasks.asking(task, f"fewclue/{name}", model, examples, options)
     questions = cloze_tasks.questions_of(how, examples, model)
     if method == "tf-idf":
@@ -252,7 +254,7 @@ def one(
     name: str, method: str, seed: int, args: argparse.Namespace, infiller: Infiller, folder: Path, store: ResultFile
 ) -> None:
     """Measure one result, unless it is in the file already."""
-    if method == "head" and not Task.load(f"fewclue/{name}").labels:
+    if method == "head" and not load_task(f"fewclue/{name}").labels:
         return  # examples bring their own answers; there are no classes
     seeds = (seed,) if method in SEEDED else ()
     if store.find(identity(f"fewclue/{name}", method, seeds, settings(name, method, args))):

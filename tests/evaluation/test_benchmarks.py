@@ -13,7 +13,8 @@ from openglm.checkpoints.native import save_model
 from openglm.evaluation.results import Result
 from openglm.network.model import GLMModel
 from openglm.tasks.parts import PublishedResult
-from openglm.tasks.task import Task
+from openglm.tasks.splits import task_examples
+from openglm.tasks.task_files import load_task
 from openglm.tokenizer import BilingualTokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -65,12 +66,12 @@ def model(tmp_path: Path, tiny_model: GLMModel, tokenizer: BilingualTokenizer) -
 
 @pytest.mark.parametrize("name", ["eprstmt", "chid"])
 def test_characters_decide(fewclue: ModuleType, data: Path, name: str) -> None:
-    assert fewclue.tf_idf(Task.load(f"fewclue/{name}"), data) == 100
+    assert fewclue.tf_idf(load_task(f"fewclue/{name}"), data) == 100
 
 
 def test_texts_of_a_task_whose_examples_bring_answers(fewclue: ModuleType, data: Path) -> None:
-    task = Task.load("fewclue/chid")
-    texts, labels = fewclue.flattened(task, task.examples("dev", data)[:1])
+    task = load_task("fewclue/chid")
+    texts, labels = fewclue.flattened(task, task_examples(task, "dev", data)[:1])
     assert [text.split("\n")[-1] for text in texts] == ["画蛇添足", "守株待兔"]
     assert labels == ["False", "True"]
 
@@ -151,7 +152,7 @@ def test_several_patterns_are_averaged_where_that_is_said(
 
 def test_patterns_of_the_tasks_are_there(fewclue: ModuleType) -> None:
     for name in fewclue.TASKS:
-        assert Task.load(f"fewclue/{name}").pattern_indices(fewclue.patterns(name, "cloze"))
+        assert load_task(f"fewclue/{name}").pattern_indices(fewclue.patterns(name, "cloze"))
 
 
 def test_an_unknown_task(fewclue: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

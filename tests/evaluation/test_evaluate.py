@@ -9,13 +9,16 @@ import pytest
 
 from openglm.checkpoints.native import save_model
 from openglm.errors import DataError, OpenGLMError, OptionError
+from openglm.evaluation import cloze_tasks
 from openglm.evaluation.evaluate import names, run_evaluation, targets
 from openglm.evaluation.options import EvalOptions
 from openglm.evaluation.results import Result, ResultFile
 from openglm.infill.infiller import Infiller
 from openglm.network.model import GLMModel
 from openglm.scoring.predict import predict
-from openglm.tasks.task import Task
+from openglm.tasks.renderer import QuestionRenderer
+from openglm.tasks.splits import task_examples
+from openglm.tasks.task_files import load_task
 from openglm.tokenizer import BilingualTokenizer
 
 TASK = """
@@ -83,7 +86,7 @@ def test_names_are_tasks_and_rows() -> None:
 
 
 def test_a_folder_of_tasks_is_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Task, "paths", lambda self, split, data_dir: [tmp_path])
+    monkeypatch.setattr(cloze_tasks, "task_paths", lambda task, split, data_dir: [tmp_path])
     found = [target.name for target in targets(["fewclue", "xcopa", "fewclue/tnews"], EvalOptions(data_dir=tmp_path))]
     assert len(found) == 10
     assert all(name.startswith("fewclue/") for name in found[:9])
@@ -100,8 +103,10 @@ def test_everything_is_looked_for_before_any_work(options: EvalOptions) -> None:
 def test_a_task_of_ones_own(folder: Path, options: EvalOptions, infiller: Infiller) -> None:
     name = str(folder / "task.yaml")
     (result,) = run_evaluation([name], options)
-    task = Task.load(name)
-    questions = task.questions(task.examples("test", folder), infiller.tokenizer, infiller.model.config)
+    task = load_task(name)
+    questions = QuestionRenderer(task, infiller.tokenizer, infiller.model.config).questions(
+        task_examples(task, "test", folder)
+    )
     predictions = predict(infiller.model, infiller.tokenizer, questions, scoring=task.scoring)
     assert result.metrics == task.evaluate(predictions)
     assert (result.count, result.method, result.cut) == (9, "zero-shot", 0)
@@ -210,12 +215,13 @@ def test_several_patterns(folder: Path, options: EvalOptions, infiller: Infiller
     path = tmp_path / "three.yaml"
     more = '["{text:shorten} 是[MASK]。", "[MASK]：{text:shorten}", "{text:shorten}（[MASK]）"]'
     path.write_text(TASK.replace('["{text:shorten} 是[MASK]。"]', more), encoding="utf-8")
-    task, name = Task.load(path), str(path)
+    task, name = load_task(path), str(path)
     (every,) = run_evaluation([name], dataclasses.replace(options, pattern="all"))
     assert every.settings["pattern"] == [0, 1, 2]
     (some,) = run_evaluation([name], dataclasses.replace(options, pattern="2,0", calibrate=True))
     assert some.settings["pattern"] == [0, 2]
-    questions = task.questions(task.examples("test", folder), infiller.tokenizer, infiller.model.config, (0, 2))
+    renderer = QuestionRenderer(task, infiller.tokenizer, infiller.model.config, (0, 2))
+    questions = renderer.questions(task_examples(task, "test", folder))
     scoring = dataclasses.replace(task.scoring, calibrate=True)
     predictions = predict(infiller.model, infiller.tokenizer, questions, scoring=scoring)
     assert some.metrics == task.evaluate(predictions)
@@ -236,7 +242,7 @@ def test_several_patterns(folder: Path, options: EvalOptions, infiller: Infiller
     values = {"kind": "cloze", "model": options.model, "task": name, "pattern": [1, 2], "data": data, **finetune}
     result = run(FinetuneRecipe.from_dict({**values, "output": str(tmp_path / "run")}), quiet=True)
     path.write_text(path.read_text(encoding="utf-8").replace('）"]', '）", "{text}[MASK]"]'), encoding="utf-8")
-    assert len(Task.load(path).templates) == 4, "one was added since"
+    assert len(load_task(path).templates) == 4, "one was added since"
     (tuned,) = run_evaluation([name], dataclasses.replace(options, model=str(tmp_path / "run")))
     assert (tuned.method, tuned.settings["pattern"]) == ("fine-tuned", [1, 2])
     assert tuned.metrics["accuracy"] == pytest.approx(result.test["accuracy"].mean)

@@ -17,7 +17,7 @@ from openglm.scoring.candidates import CandidateBatch
 from openglm.scoring.predict import Scoring, label_scores, predict
 from openglm.scoring.question import Question
 from openglm.tasks.examples import Example
-from openglm.tasks.task import Task
+from openglm.tasks.task_files import load_task
 from openglm.tasks.transforms import prepared
 from openglm.tokenizer import ChineseTokenizer, GPT2Tokenizer, Tokenizer
 
@@ -155,7 +155,7 @@ def test_recorded_patterns(reference: Path, chinese: ChineseTokenizer, english: 
     for entry in recorded:
         if entry["task"] not in TASKS:
             continue
-        task = Task.load(TASKS[entry["task"]])
+        task = load_task(TASKS[entry["task"]])
         tokenizer: Tokenizer = chinese if task.language == "zh" else english
         sample = entry["sample"] if isinstance(entry["sample"], dict) else entry["sample"][0]
         text = sample["text"][0] if isinstance(sample["text"][0], list) else sample["text"]
@@ -182,7 +182,7 @@ def test_recorded_verbalizers(reference: Path, chinese: ChineseTokenizer, englis
     for entry in recorded:
         if entry["task"] not in TASKS or entry["multi_token"] or entry["task"] in ("tnews", "afqmc"):
             continue
-        task = Task.load(TASKS[entry["task"]])
+        task = load_task(TASKS[entry["task"]])
         tokenizer: Tokenizer = chinese if task.language == "zh" else english
         number = OURS.get(entry["task"], {}).get(entry["pattern_id"], entry["pattern_id"])
         form = task.template(number)

@@ -17,7 +17,8 @@ from openglm.scoring.predict import Prediction, Scoring, label_scores, predict
 from openglm.scoring.question import Question
 from openglm.tasks.examples import Example
 from openglm.tasks.metrics import evaluate
-from openglm.tasks.task import Task
+from openglm.tasks.renderer import QuestionRenderer
+from openglm.tasks.task_files import task_from_flags
 from openglm.tokenizer import BilingualTokenizer
 
 from .conftest import plain_logprobs, questions
@@ -64,9 +65,12 @@ def test_label_scores_have_the_gradients_of_a_softmax(tiny_model: GLMModel, toke
 
 
 def test_calibration_takes_what_is_said_everywhere(infiller: Infiller) -> None:
-    task = Task.from_flags("{a:shorten}，[MASK]。", ["A=老师", "B=河边走到了"])
+    task = task_from_flags("{a:shorten}，[MASK]。", ["A=老师", "B=河边走到了"])
     model, tokenizer = infiller.model, infiller.tokenizer
-    asked = [task.question(Example({"a": text}), tokenizer, model.config) for text in ("", "老师走到了", "医生")]
+    asked = [
+        QuestionRenderer(task, tokenizer, model.config).question(Example({"a": text}))
+        for text in ("", "老师走到了", "医生")
+    ]
     found = predict(model, tokenizer, asked, scoring=Scoring(1.0, calibrate=True))
     assert found[0].scores == pytest.approx([0, 0], abs=1e-5)  # the empty context itself
     lengths = [len(c[0]) + 1 for c in asked[1].candidates]

@@ -18,8 +18,8 @@ from openglm.scoring.predict import Prediction, predict
 from openglm.scoring.targets import target_logprobs
 from openglm.tasks.examples import Example
 from openglm.tasks.metrics import by_category
-from openglm.tasks.task import Task
-from openglm.tasks.task_files import from_values
+from openglm.tasks.renderer import QuestionRenderer
+from openglm.tasks.task_files import from_values, load_task
 
 VALUES: dict[str, Any] = {
     "name": "p", "kind": "pairs", "patterns": ["[gMASK]"], "scoring": {"ends": False}, "group": "paradigm",
@@ -35,7 +35,7 @@ def pair(good: str, bad: str, paradigm: str = "a", phenomenon: str = "order", nu
 
 def answers(infiller: Infiller, examples: list[Example]) -> list[Prediction]:
     task = from_values(VALUES)
-    questions = task.questions(examples, infiller.tokenizer, infiller.model.config)
+    questions = QuestionRenderer(task, infiller.tokenizer, infiller.model.config).questions(examples)
     return predict(infiller.model, infiller.tokenizer, questions, scoring=task.scoring)
 
 
@@ -112,5 +112,5 @@ def test_those_that_come_along(name: str, tmp_path: Path) -> None:
     assert (result.count, result.chance) == (4, {"group_accuracy": 50.0})
     assert set(result.categories) == {"binding", "ellipsis"}
     text = render([result])
-    assert f"### {Task.load(name).title}, by category" in text
+    assert f"### {load_task(name).title}, by category" in text
     assert "people" in text

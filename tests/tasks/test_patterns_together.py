@@ -15,6 +15,7 @@ from openglm.scoring.question import Question
 from openglm.tasks.examples import Example
 from openglm.tasks.parts import PromptTemplate
 from openglm.tasks.pattern_indices import as_plain, parse_indices, resolve_indices
+from openglm.tasks.renderer import QuestionRenderer
 from openglm.tasks.task import Task
 from openglm.tasks.task_files import from_values
 from openglm.tasks.verbalizer import Verbalizer
@@ -68,7 +69,7 @@ def test_what_several_patterns_say_is_averaged(infiller: Infiller, scoring: Scor
     model, tokenizer, task = infiller.model, infiller.tokenizer, from_values(TASK)
 
     def answers(pattern: Any) -> list[Prediction]:
-        questions = task.questions(EXAMPLES, tokenizer, model.config, pattern)
+        questions = QuestionRenderer(task, tokenizer, model.config, pattern).questions(EXAMPLES)
         return predict(model, tokenizer, questions, scoring=scoring)
 
     alone, together = {number: answers(number) for number in range(3)}, answers([0, 2])
@@ -89,7 +90,7 @@ def test_what_several_patterns_say_is_averaged(infiller: Infiller, scoring: Scor
 def test_the_way_that_lost_most_counts_as_cut(infiller: Infiller) -> None:
     task = from_values(TASK)
     long = Example({"a": "老师走到了河边" * 40, "b": "船长和一位老师", "label": "A"})
-    question = task.question(long, infiller.tokenizer, infiller.model.config, "all")
+    question = QuestionRenderer(task, infiller.tokenizer, infiller.model.config, "all").question(long)
     cuts = [variant.cut for variant in question.variants]
     assert 0 < min(cuts) < max(cuts) == question.most_cut.cut
 
@@ -103,7 +104,9 @@ def test_fields_of_several_patterns() -> None:
 def test_words_of_their_own_may_stand_in_any_order(infiller: Infiller) -> None:
     own = {"pattern": "[MASK]！{a}", "verbalizer": {"B": "河边", "A": "船长"}}
     task = from_values({**TASK, "patterns": [PATTERNS[0], own]})
-    first, second = task.question(EXAMPLES[0], infiller.tokenizer, infiller.model.config, "all").variants
+    first, second = (
+        QuestionRenderer(task, infiller.tokenizer, infiller.model.config, "all").question(EXAMPLES[0]).variants
+    )
     assert first.labels == second.labels == ("A", "B")
     assert (first.gold, second.gold) == (0, 0)
 
@@ -121,7 +124,7 @@ def test_labels_that_differ_cannot_be_averaged() -> None:
 def test_examples_that_bring_their_own_answers(infiller: Infiller) -> None:
     task = from_values({"name": "t", "kind": "options", "patterns": PATTERNS[:2], "options": "options"})
     examples = [Example({"a": "老师", "options": ["河边", "医生", "桥"][:n], "label": 1}) for n in (2, 3)]
-    questions = task.questions(examples, infiller.tokenizer, infiller.model.config, "all")
+    questions = QuestionRenderer(task, infiller.tokenizer, infiller.model.config, "all").questions(examples)
     found = predict(infiller.model, infiller.tokenizer, questions)
     assert [len(each.scores) for each in found] == [2, 3]
     assert [each.question.labels for each in found] == [("河边", "医生"), ("河边", "医生", "桥")]

@@ -14,8 +14,9 @@ from openglm.infill.infiller import Infiller
 from openglm.network.model import GLMConfig
 from openglm.scoring.predict import predict
 from openglm.tasks.examples import Example, read_examples
-from openglm.tasks.task import Task
-from openglm.tasks.task_files import from_values
+from openglm.tasks.renderer import QuestionRenderer
+from openglm.tasks.splits import task_examples
+from openglm.tasks.task_files import from_values, load_task, task_from_flags, task_names
 from openglm.tasks.transforms import prepared
 from openglm.tasks.verbalizer import Verbalizer
 from openglm.tokenizer import BilingualTokenizer
@@ -30,9 +31,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_from_flags_to_predictions(infiller: Infiller, tmp_path: Path) -> None:
     rows = [{"sentence": f"老师走到了河边{i}", "label": ["Positive", "Negative"][i % 2]} for i in range(5)]
-    task = Task.from_flags("{sentence:shorten} 总的来说[MASK]。", FLAGS)
-    examples = task.examples(write(tmp_path / "train.jsonl", rows))
-    questions = task.questions(examples, infiller.tokenizer, infiller.model.config)
+    task = task_from_flags("{sentence:shorten} 总的来说[MASK]。", FLAGS)
+    examples = task_examples(task, write(tmp_path / "train.jsonl", rows))
+    questions = QuestionRenderer(task, infiller.tokenizer, infiller.model.config).questions(examples)
     assert task.labels == ("Positive", "Negative")
     assert [question.gold for question in questions] == [0, 1, 0, 1, 0]
     assert questions[0].owner == (0, 0, 1)
@@ -40,27 +41,24 @@ def test_from_flags_to_predictions(infiller: Infiller, tmp_path: Path) -> None:
     predictions = predict(infiller.model, infiller.tokenizer, questions)
     assert predictions[0].probabilities.sum() == pytest.approx(1)
     assert task.evaluate(predictions)["accuracy"] in [0, 20, 40, 60, 80, 100]
-    task.check_training(examples)
-    with pytest.raises(DataError, match="no example of the label Negative"):
-        task.check_training(examples[:1])
 
 
 def test_all_tasks_that_come_along_can_be_read() -> None:
-    names = Task.names()
+    names = task_names()
     fewclue = {"eprstmt", "csldcp", "tnews", "iflytek", "ocnli", "bustm", "chid", "csl", "cluewsc"}
     superglue = {"boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"}
     assert {f"fewclue/{n}" for n in fewclue} | {f"superglue/{n}" for n in superglue} | {"cmrc2019", "xcopa"} <= set(
         names
     )
     for name in names:
-        task = Task.load(name)
+        task = load_task(name)
         assert task.name == name
         assert task.title
         assert all(figure.metric in task.metrics for figure in task.published)
-    assert len(Task.load("fewclue/iflytek").labels) == 119
-    assert len(Task.load("csldcp").labels) == 67
+    assert len(load_task("fewclue/iflytek").labels) == 119
+    assert len(load_task("csldcp").labels) == 67
     with pytest.raises(DataError, match="eprstmt"):
-        Task.load("fewclue/eprstm")
+        load_task("fewclue/eprstm")
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -97,11 +95,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_the_official_form(name: str, tokenizer: BilingualTokenizer) -> None:
-    task = Task.load(name)
+    task = load_task(name)
     config = GLMConfig(1, 4, 1, 1024)
     examples = prepared([Example(EXAMPLES[name], "x.jsonl", 1)], task.prepare)
     for number in range(len(task.templates)):
-        for question in task.questions(examples, tokenizer, config, number):
+        for question in QuestionRenderer(task, tokenizer, config, number).questions(examples):
             assert question.gold is not None
             assert question.prior is not None
             text = tokenizer.decode(question.part_a.ids.tolist())
@@ -113,9 +111,9 @@ def test_what_transforms_make(tokenizer: BilingualTokenizer) -> None:
     config = GLMConfig(1, 4, 1, 1024)
 
     def ask(name: str) -> list[Any]:
-        task = Task.load(name)
+        task = load_task(name)
         made = prepared([Example(EXAMPLES[name], "x.jsonl", 1)], task.prepare)
-        return task.questions(made, tokenizer, config)
+        return QuestionRenderer(task, tokenizer, config).questions(made)
 
     record = ask("superglue/record")[0]
     assert record.labels == ("Tom", "Ann")
@@ -130,24 +128,23 @@ def test_what_transforms_make(tokenizer: BilingualTokenizer) -> None:
 
 
 def test_shortening_is_counted(infiller: Infiller) -> None:
-    task = Task.from_flags("{sentence:shorten}[MASK]", FLAGS)
-    question = task.question(Example({"sentence": "老师走到了河边。" * 40}), infiller.tokenizer, infiller.model.config)
+    task = task_from_flags("{sentence:shorten}[MASK]", FLAGS)
+    long = Example({"sentence": "老师走到了河边。" * 40})
+    question = QuestionRenderer(task, infiller.tokenizer, infiller.model.config).question(long)
     assert len(question.part_a) == infiller.model.config.max_sequence_length
     assert question.cut == question.cut_from["sentence"] > 0
-    less = task.question(
-        Example({"sentence": "老师走到了河边。" * 40}), infiller.tokenizer, infiller.model.config, room=30
-    )
+    less = QuestionRenderer(task, infiller.tokenizer, infiller.model.config, room=30).question(long)
     assert len(less.part_a) == 30
     assert less.cut == question.cut + infiller.model.config.max_sequence_length - 30
 
 
 def test_examples_that_do_not_fit(infiller: Infiller, tmp_path: Path) -> None:
-    task = Task.from_flags("{sentence}[MASK]", FLAGS)
+    task = task_from_flags("{sentence}[MASK]", FLAGS)
     tokenizer, config = infiller.tokenizer, infiller.model.config
 
     def ask(*rows: dict[str, Any]) -> None:
         path = write(tmp_path / "train.jsonl", [{"sentence": "老师", "label": "Positive"}, *rows])
-        task.questions(task.examples(path), tokenizer, config)
+        QuestionRenderer(task, tokenizer, config).questions(task_examples(task, path))
 
     with pytest.raises(DataError, match=r'train.jsonl, line 2: no field "sentence"; it has text'):
         ask({"text": "x", "label": "Positive"})
@@ -158,13 +155,11 @@ def test_examples_that_do_not_fit(infiller: Infiller, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2: the text has .* tokens, the context holds 61"):
         ask({"sentence": "老师" * 100, "label": "Positive"})
     with pytest.raises(DataError, match="no examples"):
-        task.questions([], tokenizer, config)
+        QuestionRenderer(task, tokenizer, config).questions([])
     with pytest.raises(OptionError, match="one pattern, 0; there is no pattern 1"):
-        task.question(Example({"sentence": "x"}), tokenizer, config, 1)
+        QuestionRenderer(task, tokenizer, config, 1)
     with pytest.raises(UnsupportedBlankError, match=r"without \[sMASK\]"):
-        Task.from_flags("{a}[sMASK]", FLAGS).question(
-            Example({"a": ""}), tokenizer, GLMConfig(1, 4, 1, 9, blanks=("[MASK]",))
-        )
+        QuestionRenderer(task_from_flags("{a}[sMASK]", FLAGS), tokenizer, GLMConfig(1, 4, 1, 9, blanks=("[MASK]",)))
 
 
 @pytest.mark.parametrize(
@@ -178,15 +173,15 @@ def test_examples_that_do_not_fit(infiller: Infiller, tmp_path: Path) -> None:
 def test_verbalizers_that_cannot_be_told_apart(
     words: list[str], message: str, tokenizer: BilingualTokenizer, tiny_config: GLMConfig
 ) -> None:
-    task = Task.from_flags("{a}[MASK]", words)
+    task = task_from_flags("{a}[MASK]", words)
     with pytest.raises(DataError) as error:
-        task.question(Example({"a": "x"}), tokenizer, tiny_config)
+        QuestionRenderer(task, tokenizer, tiny_config).question(Example({"a": "x"}))
     assert message in str(error.value)
 
 
 def test_several_blanks(tokenizer: BilingualTokenizer, tiny_config: GLMConfig) -> None:
-    task = Task.from_flags("[MASK]{a} [MASK]", ["A=老师|teacher", "B=医生|doctor"])
-    question = task.question(Example({"a": "x"}), tokenizer, tiny_config)
+    task = task_from_flags("[MASK]{a} [MASK]", ["A=老师|teacher", "B=医生|doctor"])
+    question = QuestionRenderer(task, tokenizer, tiny_config).question(Example({"a": "x"}))
     assert question.candidates[0] == (tuple(tokenizer.encode("老师")), tuple(tokenizer.encode(" teacher")))
     assert Verbalizer.of({"A": [["老师", "teacher"]]}).words["A"] == (("老师", "teacher"),)
     for bad in (["A"], ["=x"], ["A="]):
@@ -224,7 +219,7 @@ def test_mistakes_in_task_files(change: dict[str, Any], message: str, tmp_path: 
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps({**GOOD, **change}), encoding="utf-8")  # JSON is YAML
     with pytest.raises(DataError) as error:
-        Task.load(path)
+        load_task(path)
     assert message in str(error.value)
     assert "mine.yaml" in str(error.value)
 
@@ -234,27 +229,27 @@ def test_task_files_of_ones_own(tmp_path: Path) -> None:
     path.write_text(
         "patterns: '{a}[MASK]'\nverbalizer: {true: 是, 3: [不, 否]}\nfiles: {dev: d.jsonl}\n", encoding="utf-8"
     )
-    task = Task.load(path)
+    task = load_task(path)
     assert task.name == "mine"
     assert task.labels == ("true", "3")
     write(tmp_path / "d.jsonl", [{"a": "x", "label": True}, {"a": "y", "label": 3}])
-    examples = task.examples("dev", tmp_path)
+    examples = task_examples(task, "dev", tmp_path)
     assert [task.label_of(example) for example in examples] == ["true", "3"]
     with pytest.raises(DataError, match="no 'train' data"):
-        task.examples("train", tmp_path)
+        task_examples(task, "train", tmp_path)
     with pytest.raises(DataError, match="no such file"):
-        task.examples("dev", tmp_path / "elsewhere")
+        task_examples(task, "dev", tmp_path / "elsewhere")
     with pytest.raises(DataError, match="no such task file"):
-        Task.load(tmp_path / "other.yaml")
+        load_task(tmp_path / "other.yaml")
     path.write_text("patterns: [", encoding="utf-8")
     with pytest.raises(DataError, match="not a readable task file"):
-        Task.load(path)
+        load_task(path)
 
 
 def test_no_data_folder_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENGLM_EVAL", raising=False)
     with pytest.raises(DataError, match="--data-dir or OPENGLM_EVAL"):
-        Task.load("fewclue/eprstmt").examples("train")
+        task_examples(load_task("fewclue/eprstmt"), "train")
 
 
 def test_reading_examples(tmp_path: Path) -> None:
@@ -292,3 +287,26 @@ def test_examples_of_tables(tmp_path: Path) -> None:
         (tmp_path / "c.csv").write_text(content, encoding="utf-8")
         with pytest.raises(DataError, match=words):
             read_examples(tmp_path / "c.csv")
+
+
+def test_equal_tokenizers_of_other_vocabularies_do_not_share_words(
+    tokenizer: BilingualTokenizer, tiny_config: GLMConfig
+) -> None:
+    """What is made once belongs to one vocabulary and one length of context."""
+
+    class Shifted:
+        """The tokenizer with other ids."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def encode(self, text: str) -> list[int]:
+            return [token + 1 for token in tokenizer.encode(text)]
+
+    task = task_from_flags("{a}[MASK]", FLAGS)
+    for _ in range(20):  # objects that come and go, at the same address perhaps
+        plain = QuestionRenderer(task, tokenizer, tiny_config).question(Example({"a": "x"}))
+        other = QuestionRenderer(task, Shifted(), tiny_config).question(Example({"a": "x"}))  # type: ignore[arg-type]
+        assert other.candidates == tuple(
+            tuple(tuple(token + 1 for token in ids) for ids in candidate) for candidate in plain.candidates
+        )

@@ -19,6 +19,8 @@ from ..scoring.question import Question
 from ..tasks.examples import Example, read_examples
 from ..tasks.metrics import by_category
 from ..tasks.pattern_indices import as_plain
+from ..tasks.renderer import QuestionRenderer
+from ..tasks.splits import task_paths
 from ..tasks.task import Task
 from ..tasks.transforms import prepared
 from ..tasks.verbalizer import Verbalizer
@@ -127,13 +129,13 @@ class ClozeTarget(Target):
         self._paths = [
             path
             for split in (("train", test_split(task)) if options.method == "few-shot" else (test_split(task),))
-            for path in task.paths(split, options.data_dir)
+            for path in task_paths(task, split, options.data_dir)
         ]
 
     def paths(self) -> list[Path]:
         """The test file; few-shot, also the files that are learnt from."""
         if self.options.method == "few-shot" and "dev" in self.task.files:
-            return [*self._paths, *self.task.paths("dev", self.options.data_dir)]
+            return [*self._paths, *task_paths(self.task, "dev", self.options.data_dir)]
         return self._paths
 
     def content(self) -> str:
@@ -143,7 +145,7 @@ class ClozeTarget(Target):
     @functools.cached_property
     def records(self) -> list[Example]:
         """The records of the test file."""
-        return read_examples(self.task.paths(test_split(self.task), self.options.data_dir))
+        return read_examples(task_paths(self.task, test_split(self.task), self.options.data_dir))
 
     @functools.cached_property
     def examples(self) -> list[Example]:
@@ -195,10 +197,9 @@ def questions_of(how: Asking, examples: Sequence[Example], model: Model) -> list
     Raises:
         DataError: an example that cannot be used (names the line).
     """
-    infiller = model.infiller
-    return how.task.questions(
-        examples, infiller.tokenizer, infiller.model.config, how.patterns, room=infiller.model.max_part_a
-    )
+    tokenizer, network = model.infiller.tokenizer, model.infiller.model
+    renderer = QuestionRenderer(how.task, tokenizer, network.config, how.patterns, room=network.max_part_a)
+    return renderer.questions(examples)
 
 
 def predictions_of(

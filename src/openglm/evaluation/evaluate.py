@@ -19,7 +19,8 @@ from typing import Any
 from ..errors import DataError, OptionError, suggest
 from ..files import write_atomically
 from ..infill.infiller import Infiller
-from ..tasks.task import DATA_VARIABLE, Task
+from ..tasks.splits import DATA_VARIABLE
+from ..tasks.task_files import load_task, task_names
 from .catalogue import ENTRIES, Entry, entry
 from .cloze_tasks import ClozeTarget
 from .measure import RowTarget
@@ -217,7 +218,7 @@ def _write_predictions(path: Path, target: Target, found: Measurement) -> None:
 
 def names() -> list[str]:
     """Everything that can be named: cloze tasks, then the rows of the catalogue."""
-    return [*Task.names(), *(row.name if row.file else f"{row.name}=FILE" for row in ENTRIES)]
+    return [*task_names(), *(row.name if row.file else f"{row.name}=FILE" for row in ENTRIES)]
 
 
 def targets(given: Sequence[str], options: EvalOptions) -> list[Target]:
@@ -231,7 +232,7 @@ def targets(given: Sequence[str], options: EvalOptions) -> list[Target]:
     """
     if not given:
         raise OptionError(f"name what to evaluate: {', '.join(names())}, or a task file")
-    known = Task.names()
+    known = task_names()
     expanded = [
         each
         for name in given
@@ -247,12 +248,12 @@ def _target(name: str, options: EvalOptions) -> Target:
         if options.method == "few-shot":
             raise OptionError(f"{before} has no training data of its own; few-shot goes with cloze tasks")
         return RowTarget(name, row, _data_file(row, file if equals else None, options), options)
-    if Path(name).suffix not in TASK_FILES and name not in Task.names():
+    if Path(name).suffix not in TASK_FILES and name not in task_names():
         known = names()
         raise DataError(
             f"nothing is called {name!r}.{suggest(name, known)} There are: {', '.join(known)}; or a task file"
         )
-    return ClozeTarget(name, Task.load(name), options)
+    return ClozeTarget(name, load_task(name), options)
 
 
 def _data_file(row: Entry, given: str | None, options: EvalOptions) -> Path:

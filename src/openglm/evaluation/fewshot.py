@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import TrainingError
 from ..tasks.examples import read_examples
 from ..tasks.pattern_indices import as_plain
+from ..tasks.splits import task_paths
 from ..tasks.task import Task
 from .options import EvalOptions
 from .sample import sampled
@@ -40,12 +41,12 @@ def few_shot(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openglm-eval-")))
         folder = output or (options.runs_dir / name.replace("/", "-") if options.runs_dir else scratch / "run")
-        test = [str(path) for path in task.paths(tested, data_dir)]
+        test = [str(path) for path in task_paths(task, tested, data_dir)]
         if options.limit is not None:
             test = [str(_sample(Path(path), options, scratch)) for path in test]
-        data: dict[str, Any] = {"train": [str(path) for path in task.paths("train", data_dir)], "test": test}
+        data: dict[str, Any] = {"train": [str(path) for path in task_paths(task, "train", data_dir)], "test": test}
         if "dev" in task.files and tested != "dev":  # else nothing is left to choose weights by
-            data["dev"] = [str(path) for path in task.paths("dev", data_dir)]
+            data["dev"] = [str(path) for path in task_paths(task, "dev", data_dir)]
         recipe = FinetuneRecipe.from_dict(_recipe(name, kind, data, folder, options))
         result = run(recipe)
         if not result.finished:

@@ -22,7 +22,9 @@ from ..network.model import GLMModel
 from ..scoring.predict import Scoring, predict
 from ..tasks.examples import Example
 from ..tasks.pattern_indices import PatternIndices, parse_indices
+from ..tasks.renderer import QuestionRenderer
 from ..tasks.task import Task
+from ..tasks.task_files import load_task
 from ..tokenizer import Tokenizer
 from . import heads
 from .classify import encode_text, head_logits, head_prediction
@@ -102,9 +104,8 @@ class Classifier:
     def _by_cloze(self, examples: Sequence[Example]) -> list[Answer]:
         assert self.task is not None
         config, room = self.model.config, self.model.max_part_a
-        questions = [
-            self.task.question(example, self.tokenizer, config, self.pattern, room=room) for example in examples
-        ]
+        renderer = QuestionRenderer(self.task, self.tokenizer, config, self.pattern, room=room)
+        questions = renderer.questions(examples, labeled=False)
         found = predict(self.model, self.tokenizer, questions, scoring=self.scoring)
         return [Answer(p.label, dict(zip(p.question.labels, p.probabilities.tolist(), strict=True))) for p in found]
 
@@ -137,7 +138,7 @@ def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
         return Classifier(model, tokenizer, head=head, fields=found["fields"], labels=found["labels"])
     if not (folder / TASK_FILE).is_file():
         raise CheckpointError(f"{folder / TASK_FILE}: missing; the task was made in Python, so give it to Classifier")
-    task = Task.load(folder / TASK_FILE)
+    task = load_task(folder / TASK_FILE)
     try:
         pattern = parse_indices(settings.pattern)
     except OptionError as error:

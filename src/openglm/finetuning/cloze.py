@@ -32,6 +32,7 @@ from ..scoring.candidates import CandidateBatch
 from ..scoring.predict import Prediction, Scoring, label_scores, predict
 from ..scoring.question import Question
 from ..tasks.examples import Example
+from ..tasks.renderer import QuestionRenderer
 from ..tasks.task import Task
 from ..tokenizer import Tokenizer
 from .jobs import SPLITS, Epochs, Evaluation, Plan, TuningJob, confusion_of, digest_of, weights_of
@@ -204,7 +205,7 @@ class ClozePlan(Plan):
         if "train" not in self.examples:
             raise DataError("no training data: name a file of examples")
         self.questions: dict[str, list[Question]] = {
-            split: self.task.questions(examples, tokenizer, self.config, recipe.pattern, room=room)
+            split: QuestionRenderer(self.task, tokenizer, self.config, recipe.pattern, room=room).questions(examples)
             for split, examples in self.examples.items()
         }
         for split, questions in self.questions.items():

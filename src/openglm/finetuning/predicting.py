@@ -25,7 +25,7 @@ from ..errors import CheckpointError, OpenGLMError, OptionError
 from ..infill.infiller import Infiller
 from ..infill.loading import load, usable_device
 from ..tasks.pattern import Pattern
-from ..tasks.task import Task
+from ..tasks.task_files import load_task
 from .classifier import Answer, Classifier, load_classifier
 
 AT_ONCE = 128  # records answered together
@@ -151,7 +151,7 @@ def open_predictor(
     device = usable_device(device)
     folder = Path(run)
     if not folder.is_dir():
-        task = Task.load(run)
+        task = load_task(run)
         network, tokenizer = open_model(model, device=device, dtype=torch.float32)
         classifier = Classifier(network, tokenizer, task=task)
     else:

@@ -16,9 +16,9 @@ from ..checkpoints.beside import TASK_FILE
 from ..errors import DataError, TrainingError, suggest
 from ..files import write_atomically
 from ..tasks.examples import Example, read_examples
+from ..tasks.splits import task_examples
 from ..tasks.task import Task
-from ..tasks.task_files import folder as task_folder
-from ..tasks.task_files import from_values
+from ..tasks.task_files import from_values, load_task, task_folder, task_names
 from .recipe import FinetuneRecipe
 
 UNNAMED = "task"
@@ -45,7 +45,7 @@ def task_of(recipe: FinetuneRecipe) -> Task:
     if isinstance(given, Task):
         return given
     if isinstance(given, (str, Path)):
-        return Task.load(given)
+        return load_task(given)
     if isinstance(given, Mapping):
         return _from_values(given)
     raise DataError(
@@ -85,7 +85,7 @@ def task_text(recipe: FinetuneRecipe) -> str | None:
     path = Path(str(given))
     if isinstance(given, Task) or path.suffix not in (".yaml", ".yml"):
         path = task_folder() / f"{task.name}.yaml"
-        if task.name not in Task.names() or task != Task.load(task.name):
+        if task.name not in task_names() or task != load_task(task.name):
             return None
         return f"name: {task.name}\n" + path.read_text(encoding="utf-8")
     return path.read_text(encoding="utf-8")
@@ -177,10 +177,10 @@ def examples_of(recipe: FinetuneRecipe, task: Task | None, split: str) -> list[E
     """
     paths = getattr(recipe.data, split)
     if paths:
-        return read_examples(paths) if task is None else task.examples(paths)
+        return read_examples(paths) if task is None else task_examples(task, paths)
     if recipe.data.train or task is None or split not in task.files:
         return []
-    return task.examples(split, recipe.data.folder or None)
+    return task_examples(task, split, recipe.data.folder or None)
 
 
 def check_labels(golds: Sequence[Sequence[int]], labels: Sequence[str]) -> None:

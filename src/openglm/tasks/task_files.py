@@ -13,7 +13,7 @@ files: {train: ..., dev: ..., test: ...}   published: [{system, setting, <metric
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -38,34 +38,34 @@ _KEYS = (
 )  # fmt: skip
 
 
-def folder() -> Path:
+def task_folder() -> Path:
     """Where the tasks lie that come with openglm."""
     return Path(str(files("openglm.tasks") / "builtin"))
 
 
-def names() -> list[str]:
+def task_names() -> list[str]:
     """Their names, sorted: `fewclue/eprstmt`."""
-    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))
+    return sorted(path.relative_to(task_folder()).with_suffix("").as_posix() for path in task_folder().rglob("*.yaml"))
 
 
-def load(name_or_path: str | Path) -> Task:
-    """A task by name, or from a file.
+def load_task(name_or_path: str | Path) -> Task:
+    """A task that comes with openglm, or one of your own (a path that ends in .yaml or .yml).
 
     Raises:
-        DataError: no such task or file, or a mistake in the file.
+        DataError: no such task or file (names the nearest), or a mistake in the file.
     """
     path = Path(name_or_path)
     if path.suffix not in SUFFIXES:
         name = str(name_or_path)
-        if name not in names():
-            short = {each.rpartition("/")[2]: each for each in names()}
+        if name not in task_names():
+            short = {each.rpartition("/")[2]: each for each in task_names()}
             if name not in short:
                 raise DataError(
-                    f"no task {name!r}.{suggest(name, [*names(), *short])} There are {', '.join(names())}; "
+                    f"no task {name!r}.{suggest(name, [*task_names(), *short])} There are {', '.join(task_names())}; "
                     "one of your own is a file that ends in .yaml"
                 )
             name = short[name]
-        return read(folder() / f"{name}.yaml", name)
+        return read(task_folder() / f"{name}.yaml", name)
     return read(path, path.stem)
 
 
@@ -89,6 +89,30 @@ def read(path: Path, name: str) -> Task:
         return from_values({"name": name, **values})
     except (DataError, OptionError) as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def task_from_flags(
+    pattern: str | Sequence[str],
+    verbalizer: Sequence[str],
+    *,
+    label: str = "label",
+    name: str = "task",
+    metrics: Sequence[str] = ("accuracy",),
+) -> Task:
+    """A task with fixed labels.
+
+    Args:
+        pattern: one pattern or several.
+        verbalizer: `LABEL=WORD` strings (see `Verbalizer.from_flags`).
+        label: the field with the label.
+
+    Raises:
+        DataError: a pattern or verbalizer that cannot be used.
+    """
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    templates = tuple(PromptTemplate(Pattern.parse(each)) for each in patterns)
+    words = Verbalizer.from_flags(verbalizer)
+    return Task(name, "choice", templates, words, label_fields=(label,), metrics=tuple(metrics))
 
 
 def from_values(values: Mapping[str, Any]) -> Task:
@@ -138,12 +162,16 @@ def _check(task: Task) -> None:
         metric(each)
     for each in task.prepare:
         transform(each)
-    if task.kind != "choice":
-        if not task.options:
-            raise DataError("options: missing; name the field that lists the answers, or write one text for each")
-        if task.verbalizer or any(template.verbalizer for template in task.templates):
-            raise DataError(f"verbalizer: of no use with kind: {task.kind}; leave one of the two out")
+    if task.kind == "choice":
+        _check_words(task)
         return
+    if not task.options:
+        raise DataError("options: missing; name the field that lists the answers, or write one text for each")
+    if task.verbalizer or any(template.verbalizer for template in task.templates):
+        raise DataError(f"verbalizer: of no use with kind: {task.kind}; leave one of the two out")
+
+
+def _check_words(task: Task) -> None:
     if task.options:
         raise DataError("options: of no use with kind: choice; leave one of the two out")
     if task.verbalizer is None:
@@ -151,14 +179,14 @@ def _check(task: Task) -> None:
     for template in task.templates:
         if template.verbalizer and set(template.verbalizer.labels) != set(task.labels):
             raise DataError(f"patterns: the words for {str(template.pattern)!r} are of other labels than `verbalizer`")
-        words = template.verbalizer or task.verbalizer
-        for label, several in words.words.items():
-            for word in several:
-                if len(word) != len(template.pattern.kinds):
-                    raise DataError(
-                        f"verbalizer: label {label!r}: {len(word)} parts for the {len(template.pattern.kinds)} blanks "
-                        f"of {str(template.pattern)!r}; a word for several blanks is a list in the list of words"
-                    )
+        blanks = len(template.pattern.kinds)
+        for label, several in (template.verbalizer or task.verbalizer).words.items():
+            wrong = next((word for word in several if len(word) != blanks), None)
+            if wrong is not None:
+                raise DataError(
+                    f"verbalizer: label {label!r}: {len(wrong)} parts for the {blanks} blanks of "
+                    f"{str(template.pattern)!r}; a word for several blanks is a list in the list of words"
+                )
 
 
 def _templates(value: Any, shared: Verbalizer | None) -> tuple[PromptTemplate, ...]:
