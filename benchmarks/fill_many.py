@@ -28,7 +28,7 @@ from openglm.engine.model_runner import ModelRunner
 from openglm.engine.options import FillOptions
 from openglm.engine.runners import runner_for
 from openglm.engine.stop_tokens import StopTokens
-from openglm.evaluation.speed import matrix_rate, weight_sizes
+from openglm.evaluation.speed import operation_rate, weight_sizes
 from openglm.layouts import PartBState, lay_out
 from openglm.network import cpu_linear
 from openglm.network.cache import KVCache
@@ -121,7 +121,7 @@ def main() -> None:
     for kind in ("float32", "int8", "int8 compiled"):
         if kind == "int8":
             model = quantize(model, kind)
-        ceiling = matrix_rate(model)
+        ceiling = operation_rate(model)
         runner = runner_for(model, EOS, compile=kind == "int8 compiled")
         fill_all(runner, texts[:8])
         seconds, fills = fill_all(runner, texts)

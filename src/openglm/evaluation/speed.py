@@ -26,6 +26,7 @@ from ..errors import OptionError
 from ..layouts import lay_out
 from ..network.model import GLMModel
 from ..network.quantization import KERNELS, Int8Linear, Plain, activation_limit
+from ..training.peak import matrix_rate
 
 WARM_UP = 2  # passes that are not counted
 
@@ -83,28 +84,26 @@ def memory_rate(device: torch.device) -> float:
     return 4 * values.numel() / median_seconds(values.sum, device, 7)
 
 
-def matrix_rate(model: GLMModel) -> float:
-    """Operations per second of large matrix products in the model's type, the best of several sizes."""
-    device = model.word_embeddings.weight.device
+def operation_rate(model: GLMModel) -> float:
+    """Operations per second of large products in the model's type: of int8 the best of kernels and sizes."""
+    weight = model.word_embeddings.weight
+    if not any(isinstance(module, Int8Linear) for module in model.modules()):
+        return matrix_rate(weight.device, weight.dtype)
     rates = []
     for rows, width in ((512, 4096), (2048, 4096)):
-        for product, x in _products(model, rows, width):
-            rates.append(2 * rows * width**2 / median_seconds(lambda product=product, x=x: product(x), device, 5))  # type: ignore[misc]
+        for product, x in _int8_products(rows, width):
+            seconds = median_seconds(lambda product=product, x=x: product(x), weight.device, 5)  # type: ignore[misc]
+            rates.append(2 * rows * width**2 / seconds)
     return max(rates)
 
 
-def _products(model: GLMModel, rows: int, width: int) -> Iterator[tuple[Callable[[torch.Tensor], Any], torch.Tensor]]:
-    weight = model.word_embeddings.weight
-    if any(isinstance(module, Int8Linear) for module in model.modules()):
-        limit = activation_limit()
-        table = torch.randint(-127, 128, (width, width), dtype=torch.int8)
-        x = torch.randint(-limit, limit + 1, (rows, width)) / limit
-        for kernel in KERNELS:
-            if kernel.available() and kernel is not Plain:
-                yield kernel(table, torch.ones(width), limit), x
-    else:
-        matrix = torch.randn(width, width, device=weight.device, dtype=weight.dtype)
-        yield matrix.matmul, torch.randn(width, rows, device=weight.device, dtype=weight.dtype)
+def _int8_products(rows: int, width: int) -> Iterator[tuple[Callable[[torch.Tensor], Any], torch.Tensor]]:
+    limit = activation_limit()
+    table = torch.randint(-127, 128, (width, width), dtype=torch.int8)
+    x = torch.randint(-limit, limit + 1, (rows, width)) / limit
+    for kernel in KERNELS:
+        if kernel.available() and kernel is not Plain:
+            yield kernel(table, torch.ones(width), limit), x
 
 
 def weight_sizes(model: GLMModel) -> tuple[int, int]:
@@ -153,7 +152,7 @@ def measure(
         if not 0 < context < config.max_sequence_length or context + tokens < 1:
             raise OptionError(f"a context of {context} tokens; this model reads 1 to {config.max_sequence_length - 1}")
     runner = runner or runner_for(model, eos)
-    reading, multiplying = memory_rate(runner.device), matrix_rate(model)
+    reading, multiplying = memory_rate(runner.device), operation_rate(model)
     numbers, size = weight_sizes(model)
     projection = config.vocab_size * config.hidden_size
     rng = np.random.default_rng(0)
