@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +76,7 @@ def _name_for(paths: Sequence[str]) -> str:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..pretraining.run import export, pretrain
+    from ..training.launch import launch_of
     from ..training.options import parse_settings
 
     settings = parse_settings(args.settings)
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         track=args.track,
     )
-    if int(os.environ.get("RANK", "0")):
+    if launch_of().rank:
         return 0  # of several processes the first speaks
     if result.finished:
         print(f"finished: {result.model}")

@@ -4,6 +4,7 @@ A run alone in its process is the plain case and imports nothing more. Several p
 are started by torchrun, one per GPU, or several on a CPU:
 
     python -m torch.distributed.run --nproc-per-node 8 -m openglm pretrain RECIPE
+    srun --ntasks-per-node 8 openglm pretrain RECIPE        # in a Slurm job of any number of nodes
 
 They share out the batches of every update, and hold a part of every weight, gradient and
 optimizer state each (FSDP). Small numbers, such as counts, travel between the hosts (gloo),
@@ -13,7 +14,6 @@ so that no GPU is waited for; weights and gradients between GPUs (NCCL).
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OpenGLMError, TrainingError
+from .launch import launch_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -55,7 +56,7 @@ class Processes:
 
     @classmethod
     def join(cls, device: str = "auto") -> Processes:
-        """The processes that torchrun started, or this one alone.
+        """The processes that torchrun or srun started, or this one alone.
 
         Args:
             device: "auto", or what torch calls a device. Several processes take a GPU each.
@@ -63,14 +64,13 @@ class Processes:
         Raises:
             TrainingError: a device that is not there, or more processes than GPUs.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        launch = launch_of()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        chosen = _device(device, local if count > 1 else None)
-        if count == 1:
+        chosen = _device(device, launch.local if launch.count > 1 else None)
+        if launch.count == 1:
             return cls(chosen)
-        return cls(chosen, int(os.environ["RANK"]), count, _start_group(chosen, count))
+        return cls(chosen, launch.rank, launch.count, _start_group(chosen, launch.count))
 
     def leave(self) -> None:
         """End the conversation; to be called once all is done."""
