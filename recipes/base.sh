@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Text files to a trained recipes/base.yaml in one command, on a machine lent for a while:
+# Text files to a trained model of the recipe `base` in one command, on a machine lent for a while:
 #
 #   CORPUS=folder OUT=folder [MAX_SECONDS=1500] recipes/base.sh [options of openglm pretrain]
 #
@@ -26,7 +26,7 @@ if [ -n "${MAX_SECONDS:-}" ]; then
     left=$((MAX_SECONDS - SECONDS + begun))
     limit=(--max-seconds $((left > 0 ? left : 1)))
 fi
-exec "${openglm[@]}" pretrain recipes/base.yaml --tokenizer "$tokenizer" \
+exec "${openglm[@]}" pretrain base --tokenizer "$tokenizer" \
     --data zh="$out/data/zh-train" --data en="$out/data/en-train" \
     --valid zh="$out/data/zh-valid" --valid en="$out/data/en-valid" \
     --output "$out/run" "${limit[@]}" "$@"

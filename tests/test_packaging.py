@@ -41,7 +41,14 @@ def built(copy: Path, kind: str) -> Path:
 def test_the_source_distribution_is_whole(copy: Path) -> None:
     with tarfile.open(built(copy, "sdist")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = ["LICENSE", "CHANGELOG.md", "constraints.txt", "mkdocs.yml", "recipes/mini.yaml", "docs/reference.md"]
+    wanted = [
+        "LICENSE",
+        "CHANGELOG.md",
+        "constraints.txt",
+        "mkdocs.yml",
+        "src/openglm/recipes/mini.yaml",
+        "docs/reference.md",
+    ]
     wanted += [path.relative_to(copy).as_posix() for path in copy.glob("compat/flagai/src/**/*.py")]
     wanted += [path.relative_to(copy).as_posix() for path in copy.glob("tests/**/*.py")]
     wanted += [path.relative_to(copy).as_posix() for path in copy.glob("src/openglm/**/*") if path.is_file()]

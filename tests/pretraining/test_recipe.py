@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import openglm
 from openglm.errors import OpenGLMError, OptionError, TrainingError
 from openglm.network.model import GLMModel
 from openglm.pretraining.recipe import CorporaOptions, CorpusOptions, Recipe
@@ -19,7 +20,7 @@ from openglm.training.optim import OptimizerOptions, build_optimizers, rate_fact
 
 from ..training.runs import recipe_values
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(openglm.__file__).parent / "recipes"
 
 
 @pytest.mark.parametrize(
@@ -252,3 +253,22 @@ def test_a_stage_may_have_objectives_of_its_own() -> None:
     values["run"]["stages"][1]["objectives"] = {"token": 0.9}
     with pytest.raises(OptionError, match="probabilities that sum to 1"):
         Recipe.from_dict(values)
+
+
+def test_recipes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from openglm.cli.main import main
+    from openglm.pretraining.recipe import find_recipe, recipe_names
+
+    monkeypatch.chdir(tmp_path)
+    assert {"mini", "base", "large", "modern"} <= set(recipe_names())
+    assert find_recipe("mini").parent == RECIPES
+    (tmp_path / "mini").write_text("mine", encoding="utf-8")
+    assert find_recipe("mini") == Path("mini"), "a file of one's own wins"
+    with pytest.raises(TrainingError, match="Did you mean 'modern'"):
+        find_recipe("moderm")
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert all("M parameters" in line for line in lines)
+    assert main(["recipes", "base"]) == 0
+    assert capsys.readouterr().out == (RECIPES / "base.yaml").read_text(encoding="utf-8")

@@ -30,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("shard", metavar="DATA", help="a prepared shard, or text files as `prepare` takes them")
     inspect.add_argument("--tokenizer", required=True, type=Path, metavar="DIR", help="folder of the tokenizer")
     inspect.add_argument("--field", default="text", help="field or column that holds the text (default: text)")
-    inspect.add_argument(
-        "--recipe", type=Path, help="take the objectives from this recipe (default: the published mix)"
-    )
+    inspect.add_argument("--recipe", help="take the objectives from this recipe (default: the published mix)")
     inspect.add_argument("--objective", choices=("token", "sentence", "document"), help="only this objective")
     inspect.add_argument("--length", type=int, default=128, help="longest sample in tokens (default: 128)")
     inspect.add_argument("-n", "--samples", type=int, default=3, help="how many to show (default: 3)")
@@ -69,9 +67,9 @@ def _inspect(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.tokenizer)
     objectives = Objectives()
     if args.recipe is not None:
-        from ..pretraining.recipe import Recipe
+        from ..pretraining.recipe import Recipe, find_recipe
 
-        objectives = Recipe.read(args.recipe).objectives
+        objectives = Recipe.read(find_recipe(args.recipe)).objectives
     if args.objective:
         objectives = objectives.only(args.objective)
     corpus, _ = open_corpus(args.shard, tokenizer, field=args.field, window=1000)

@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": "write a checkpoint in another format",
     "models": "list the models that can be loaded and what each can fill",
     "pretrain": "train a model from a recipe and prepared data",
+    "recipes": "list the recipes that come with openglm, or print one",
     "finetune": "train a model on labelled examples, pairs of texts, or documents of one's own",
     "augment": "make more labelled examples from few",
     "data": "prepare a corpus for training, and show training samples",

@@ -17,7 +17,9 @@ SET = "a value that wins over the recipe's, such as run.compile=true; repeatable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", type=Path, help="YAML file: model, objectives, optimizer, run, data")
+    parser.add_argument(
+        "recipe", help="a YAML file (model, objectives, optimizer, run, data), or a name from `openglm recipes`"
+    )
     data = parser.add_argument_group("data (each wins over the recipe's)")
     data.add_argument("--data", nargs="+", action="append", default=[], metavar="[NAME=]FILE", help=DATA)
     data.add_argument(

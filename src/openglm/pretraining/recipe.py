@@ -1,6 +1,6 @@
 """A pretraining run as data: a YAML file with one section per part that owns its options.
 
-openglm pretrain recipes/mini.yaml --data zh=DIR --data en=DIR --output RUN
+openglm pretrain mini --data zh=DIR --data en=DIR --output RUN
 """
 
 from __future__ import annotations
@@ -16,6 +16,31 @@ from ..errors import OpenGLMError, TrainingError, suggest
 from ..network.config import GLMConfig
 from ..training.optim import OptimizerOptions
 from ..training.options import LoopOptions, read_values, section
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with openglm."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with openglm.
+
+    Raises:
+        TrainingError: neither; names what there is.
+    """
+    path, text = Path(name), str(name)
+    if path.exists() and not path.is_dir():
+        return path
+    if text in recipe_names():
+        return RECIPES / f"{text}.yaml"
+    known = recipe_names()
+    raise TrainingError(
+        f"{text}: no such recipe; give a YAML file, or one of {', '.join(known)} (`openglm recipes`)."
+        f"{suggest(path.stem, known)}"
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..training.parallel import Processes
 from .corpora import open_corpora
 from .model_folder import MODEL_FOLDER, export_state
 from .pretrainer import Trainer, notes_on
-from .recipe import CorpusOptions, Recipe
+from .recipe import CorpusOptions, Recipe, find_recipe
 
 Paths = str | Path | Sequence[str | Path]
 Corpora = Paths | Mapping[str, Paths | CorpusOptions]  # one source, or several by name
@@ -57,7 +57,7 @@ def pretrain(
     """Train a model from a recipe; go on with the unfinished run in `output`, if there is one.
 
     Args:
-        recipe: a YAML file, nested plain values, or a `Recipe`.
+        recipe: the name of one that comes with openglm (`mini`), a YAML file, nested plain values, or a `Recipe`.
         data: text files, patterns, folders, fsspec addresses, or a prepared shard; a mapping
             from names for several sources. Wins over the recipe's.
         valid: the same, to evaluate on (default: some of the training documents are kept for it).
@@ -75,7 +75,7 @@ def pretrain(
 
     Example:
         >>> import openglm
-        >>> run = openglm.pretrain("recipes/mini.yaml", data="texts/", output="runs/mine")  # doctest: +SKIP
+        >>> run = openglm.pretrain("mini", data="texts/", output="runs/mine")  # doctest: +SKIP
         >>> openglm.load(run.model).fill("The [MASK] is high.")  # doctest: +SKIP
     """
     if steps is not None and steps < 1:
@@ -155,7 +155,7 @@ def resolve(
 
 def _with_settings(recipe: Recipe | Mapping[str, Any] | str | Path, settings: Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, (str, Path)):
-        return Recipe.read(Path(recipe), settings)
+        return Recipe.read(find_recipe(recipe), settings)
     values = recipe.to_dict() if isinstance(recipe, Recipe) else copy.deepcopy(dict(recipe))
     for name, value in settings.items():
         override(values, name, value)
