@@ -76,7 +76,7 @@ def test_a_model_of_ones_own(tmp_path: Path, text_lines: list[str], capsys: pyte
     pretrain = ["pretrain", str(recipe), "--tokenizer", vocabulary, "--data", f"all={shard}", "--valid",
                 f"all={shard}", "--output", run, "--device", "cpu"]  # fmt: skip
     assert main([*pretrain, "--steps", "3"]) == 0
-    assert "stopped after 3 of 6" in capsys.readouterr().out
+    assert "stopped after 3 updates" in capsys.readouterr().out
     assert main(pretrain) == 0
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     validated = [entry for entry in log if "validation" in entry]

@@ -13,13 +13,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..pretraining.recipe import Recipe, find_recipe, recipe_names
+    from ..pretraining.recipe import Recipe, own_recipe, recipe_names
 
     if args.name is not None:
-        print(find_recipe(args.name).read_text(encoding="utf-8"), end="")
+        print(own_recipe(args.name).read_text(encoding="utf-8"), end="")
         return 0
     for name in recipe_names():
-        path = find_recipe(name)
+        path = own_recipe(name)
         model = Recipe.read(path).model
         print(f"{name:8} {model.num_parameters / 1e6:6,.0f}M parameters  {_about(path)}")
     return 0

@@ -31,15 +31,22 @@ def find_recipe(name: str | Path) -> Path:
     Raises:
         TrainingError: neither; names what there is.
     """
-    path, text = Path(name), str(name)
-    if path.exists() and not path.is_dir():
-        return path
-    if text in recipe_names():
-        return RECIPES / f"{text}.yaml"
+    path = Path(name)
+    return path if path.exists() and not path.is_dir() else own_recipe(str(name))
+
+
+def own_recipe(name: str) -> Path:
+    """The file of a recipe that comes with openglm.
+
+    Raises:
+        TrainingError: there is none of this name; names what there is.
+    """
     known = recipe_names()
+    if name in known:
+        return RECIPES / f"{name}.yaml"
     raise TrainingError(
-        f"{text}: no such recipe; give a YAML file, or one of {', '.join(known)} (`openglm recipes`)."
-        f"{suggest(path.stem, known)}"
+        f"{name}: no such recipe; give a YAML file, or one of {', '.join(known)} (`openglm recipes`)."
+        f"{suggest(Path(name).stem, known)}"
     )
 
 
