@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openglm.checkpoints.checksums import CHECKSUMS_FILE, sum_of
+from openglm.checkpoints.checksums import CHECKSUMS_FILE, note_file, sum_of
 from openglm.checkpoints.convert import convert
 from openglm.checkpoints.native import load_model, open_native, save_model
 from openglm.checkpoints.resolve import open_model
@@ -75,6 +75,20 @@ def test_another_vocabulary_is_found(folder: Path) -> None:
     path.write_bytes(content + b"\x12\x00")  # an empty field more
     with pytest.raises((TokenizerError, CheckpointError)):
         load(folder)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "prompt.safetensors"])
+def test_damage_beside_the_network_is_found(
+    folder: Path, tiny_model: GLMModel, tokenizer: BilingualTokenizer, name: str
+) -> None:
+    (folder / name).write_bytes(b"weights")
+    save_model(folder, tiny_model, tokenizer)
+    load(folder)
+    flip(folder / name, 3)
+    with pytest.raises(CheckpointError, match=f"{name}: not what was written"):
+        load(folder)
+    note_file(folder, name)
+    load(folder)
 
 
 def test_what_is_changed_on_purpose_can_be_used(folder: Path, tiny_model: GLMModel) -> None:

@@ -102,6 +102,16 @@ def test_an_empty_input_leaves_the_old_output(tmp_path: Path, capsys: pytest.Cap
     assert out.read_text() == "old"
 
 
+def test_the_output_is_no_file_that_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = tmp_path / "answers.txt"
+    answers.write_text("States\nKingdom\n", encoding="utf-8")
+    (tmp_path / "link").symlink_to(answers)
+    for output in (answers, tmp_path / "link"):
+        assert choose(TEXT, "--choices", str(answers), "--output", str(output)) == 2
+        assert "a file that is read" in capsys.readouterr().err
+    assert answers.read_text(encoding="utf-8") == "States\nKingdom\n"
+
+
 def test_lines_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines, table, out = tmp_path / "in.txt", tmp_path / "in.csv", tmp_path / "out.csv"
     lines.write_text(f"{TEXT}\n\n{TEXT}\n")

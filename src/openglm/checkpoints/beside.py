@@ -20,6 +20,7 @@ from ..errors import CheckpointError, OptionError
 from ..files import write_atomically
 from ..network.model import GLMModel
 from ..network.prompt import PromptEncoder, PromptOptions, prompt_of, put_prompt
+from .checksums import note_file
 
 PROMPT_FILE, PROMPT_WEIGHTS = "prompt.json", "prompt.safetensors"
 HEAD_FILE, HEAD_WEIGHTS = "head.json", "head.safetensors"
@@ -145,6 +146,7 @@ def save_prompt(folder: Path, model: GLMModel, options: PromptOptions, *, base_m
     tensors = {f"{PROMPT_NAME}.{k}": v.detach().cpu().contiguous() for k, v in prompt.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / PROMPT_WEIGHTS, save(tensors))
+    note_file(folder, PROMPT_WEIGHTS)
     write_settings(folder / PROMPT_FILE, PROMPT_FORMAT, {"base_model": base_model, **asdict(options)})
 
 

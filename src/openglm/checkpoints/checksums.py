@@ -2,8 +2,9 @@
 
 Of every tensor the sum of its bytes as little-endian words of 64 bits, modulo 2**64: a flipped
 bit always changes it, and it takes half as long as looking for values that are not finite
-numbers, which a tensor with a checksum need not be searched for. Of the vocabulary SHA-256. The
-configuration has none: it is text that people edit, and its values are checked.
+numbers, which a tensor with a checksum need not be searched for. Of the vocabulary, and the weights
+of a head or a prompt, SHA-256. Configurations have none: they are text that people edit, and their
+values are checked.
 """
 
 from __future__ import annotations
@@ -99,6 +100,12 @@ def write_checksums(folder: Path, sums: Mapping[str, str] | None = None, files: 
     write_atomically(folder / CHECKSUMS_FILE, (json.dumps(values, indent=1) + "\n").encode())
 
 
+def note_file(folder: Path, name: str) -> None:
+    """Keep a file's content in mind that was written anew into a folder with checksums."""
+    if (folder / CHECKSUMS_FILE).is_file():
+        write_checksums(folder, files=[name])
+
+
 def checked(folder: Path, weights: Weights) -> Weights:
     """Weights that are compared with the folder's checksums, if it has any. Raises CheckpointError."""
     sums = _read(folder).get(TENSORS)
@@ -106,11 +113,12 @@ def checked(folder: Path, weights: Weights) -> Weights:
 
 
 def check_files(folder: Path) -> None:
-    """Whether the vocabulary is what was written. Raises TokenizerError."""
+    """Whether vocabulary, head and prompt are what was written. Raises TokenizerError, or CheckpointError."""
     for name, digest in _read(folder).get(FILES, {}).items():
         path = folder / name
         if path.is_file() and digest_of_file(path) != digest:
-            raise TokenizerError(
+            kind = CheckpointError if path.suffix == ".safetensors" else TokenizerError
+            raise kind(
                 f"{path}: not what was written ({CHECKSUMS_FILE}); the file is damaged: fetch or copy it again, or if "
                 f"it was changed on purpose, remove {CHECKSUMS_FILE}"
             )

@@ -21,6 +21,7 @@ from ..files import sync_folder, write_atomically
 from ..tokenizer import MODEL_FILE, ChineseTokenizer, Tokenizer
 from . import beside
 from .checkpoint import Checkpoint, ExportSpec, expected_tensors
+from .checksums import note_file
 from .formats import FLAGAI, FORMATS, HUGGINGFACE, OPENGLM, THUDM, existing
 from .logits import probe_logits
 from .published import SPECIAL_TOKENS
@@ -168,6 +169,8 @@ def _carry_other_files(checkpoint: Checkpoint, folder: Path, to: str) -> None:
         names = (*names, *beside.FILES)
     for path in existing(checkpoint.folder, names):
         write_atomically(folder / path.name, path.read_bytes())
+        if path.name in (beside.HEAD_WEIGHTS, beside.PROMPT_WEIGHTS):
+            note_file(folder, path.name)
 
 
 @contextmanager

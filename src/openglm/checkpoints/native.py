@@ -17,6 +17,7 @@ from ..files import write_atomically
 from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
+from . import beside
 from .checkpoint import Checkpoint, ExportSpec, check_weights
 from .checksums import SummingReader, checked, write_checksums
 from .formats import CONFIG_FILE, OPENGLM, read_json, weight_files
@@ -51,7 +52,8 @@ def save_model(
     for name, content in tokenizer.files().items():
         write_atomically(folder / name, content)
     write_config(folder, model.config)
-    write_checksums(folder, read.sums, tokenizer.files())
+    beside_it = [name for name in (beside.HEAD_WEIGHTS, beside.PROMPT_WEIGHTS) if (folder / name).is_file()]
+    write_checksums(folder, read.sums, [*tokenizer.files(), *beside_it])
 
 
 def write_config(folder: Path, config: GLMConfig, **further: Any) -> None:

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         args.input, args.format = "-", args.format or "lines"
     elif None not in (args.text, args.input):
         raise OptionError("give a text or --input, not both")
+    check_files(args.output, args.input, args.choices_file)
     if args.top is not None and args.top < 1:
         raise OptionError(f"--top must be at least 1, not {args.top}")
     listed = _choices(args.choices_file) if args.choices_file else []
@@ -154,7 +155,6 @@ def _choices(name: str) -> list[list[str]]:
 def _rank_file(args: argparse.Namespace, choices: Sequence[Sequence[str]], options: dict[str, Any]) -> int:
     from ..data.records import LINES, RecordReader, RecordWriter, output_form
 
-    check_files(args.input, args.output)
     with RecordReader(args.input, form=args.format, field=args.field) as reader:
         form = output_form(reader, args.output, as_json=args.json)
         infiller = getattr(args, "loaded", None) or load_model(args)

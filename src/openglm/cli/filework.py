@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import __version__
 from ..errors import InputError, OptionError
 from ..files import STANDARD_OUTPUT, OutputFile, digest_of_file, same_file
 
@@ -56,10 +57,11 @@ def colours(args: argparse.Namespace, terminal: bool) -> bool:
     return terminal and not args.no_color and not os.environ.get("NO_COLOR")
 
 
-def check_files(source: str, output: str | None) -> None:
-    """Whether input and output are different files. Raises OptionError."""
-    if output is not None and output not in STANDARD_OUTPUT and same_file(source, output):
-        raise OptionError(f"--output {output} is the input file; give another name")
+def check_files(output: str | None, *sources: str | None) -> None:
+    """Whether the output is none of the files that are read. Raises OptionError."""
+    for source in sources:
+        if None not in (output, source) and output not in STANDARD_OUTPUT and same_file(str(source), str(output)):
+            raise OptionError(f"--output {output} is a file that is read, {source}; give another name")
 
 
 def identity_of(source: str, model: str, settings: Any) -> str | None:
@@ -76,7 +78,7 @@ def identity_of(source: str, model: str, settings: Any) -> str | None:
         digest = digest_of_file(path)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from error
-    return hashlib.sha256(json.dumps([digest, weights, settings], default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([__version__, digest, weights, settings], default=str).encode()).hexdigest()
 
 
 def each_record(

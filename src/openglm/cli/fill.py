@@ -104,7 +104,7 @@ def _streams(options: dict[str, Any]) -> bool:
 def _fill_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from ..data.records import LINES, RecordReader, RecordWriter, output_form
 
-    check_files(args.input, args.output)
+    check_files(args.output, args.input)
     with RecordReader(args.input, form=args.format, field=args.field) as reader:
         form = output_form(reader, args.output, as_json=args.json)
         infiller = getattr(args, "loaded", None) or load_model(args)

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.submission and args.probabilities:
         raise OptionError("a submission holds ids and labels only; leave out --probabilities or --submission")
-    check_files(args.file, args.output)
+    check_files(args.output, args.file, args.run)
     options = decoding_options(args)
     with RecordReader(args.file, form=args.format, field=()) as reader:
         if reader.form == LINES:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..batches import Batch, pad
 from ..blanks import Ids, Markers, PartA
 from ..checkpoints import beside
+from ..checkpoints.checksums import note_file
 from ..errors import CheckpointError
 from ..files import write_atomically
 from ..layouts import lay_out
@@ -132,6 +133,7 @@ def save_head(folder: Path, model: HeadModel, settings: dict[str, Any]) -> None:
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.head.items()}
     write_atomically(folder / beside.HEAD_WEIGHTS, save(tensors))
+    note_file(folder, beside.HEAD_WEIGHTS)
     beside.write_settings(folder / beside.HEAD_FILE, FORMAT, settings)
 
 
