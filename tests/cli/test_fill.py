@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from openglm.checkpoints.native import save_model
 from openglm.cli.main import main
@@ -362,6 +364,7 @@ def test_forms_of_files(model: str, form: str, tmp_path: Path, capsys: pytest.Ca
         ("d.csv", 'text\n"a [MASK]\nb\n', "line 2: not a row of a table"),
         ("e.tsv", "text\tid\na [MASK]\n", "line 2: 1 cells where the first row has 2"),
         ("f.jsonl", "[" * 100_000 + "\n", "line 1: not JSON (nested too deeply)"),
+        ("i.json", '[\n {"text": "a [MASK]"}\n]\n', "one JSON list; write one object per line"),
         ("g.jsonl", '{"text": ["a [MASK]"]}\n', 'the field "text" must be text, not list'),
         ("h.jsonl", '{"texts": "a [MASK]"}\n', "Did you mean 'texts'"),
     ],
@@ -372,6 +375,21 @@ def test_wrong_files_are_named(
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert main(["fill", "--model", model, "--input", str(tmp_path / name)]) in (1, 2)
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.csv.gz", "in.jsonl.zst", "in.txt.gz"])
+def test_packed_inputs(model: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = {"jsonl": '{"text": "a [MASK]"}\n' * 50, "csv": "text\n" + "a [MASK]\n" * 50, "txt": "a [MASK]\n" * 50}
+    content = lines[name.split(".")[1]].encode()
+    packed = gzip.compress(content) if name.endswith(".gz") else zstandard.compress(content)
+    command = ["fill", "--model", model, "--input", str(tmp_path / name), "--max-new-tokens", "1"]
+    (tmp_path / name).write_bytes(packed)
+    assert main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 50 + name.startswith("in.csv")
+    for damaged in (packed[:-9], packed[: len(packed) // 2], b"", b"no archive"):
+        (tmp_path / name).write_bytes(damaged)
+        assert main(command) == 2
+        assert "cannot be read" in capsys.readouterr().err
 
 
 def test_half_a_surrogate_pair(model: str, tmp_path: Path) -> None:

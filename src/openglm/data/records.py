@@ -17,12 +17,12 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, InputError, OptionError, suggest
+from ..errors import DataError, InputError, OpenGLMError, OptionError, suggest
 from ..files import STANDARD_OUTPUT, OutputFile
 from .addresses import is_remote
 from .corpus import open_plain
@@ -90,15 +90,33 @@ class RecordReader:
 
     def __enter__(self) -> RecordReader:
         self._stack = ExitStack()
-        self._lines = _Lines(self._opened())
-        if self.form is None:
-            self.form = JSON_LINES if self._lines.first().startswith(b"{") else LINES
         try:
-            self._records = self._rows() if self.form in TABLES else self._plain()
+            with self._reading():
+                self._begin()
         except BaseException:
             self._stack.close()
             raise
         return self
+
+    def _begin(self) -> None:
+        """Find out the form, and read what comes before the first record."""
+        self._lines = _Lines(self._opened())
+        if self.form is None:
+            self.form = JSON_LINES if self._lines.first().startswith(b"{") else LINES
+        if self.form == JSON_LINES and self._lines.first().startswith((b"[{", b"[\n", b"[\r")):
+            raise InputError(
+                f"{self.source}: one JSON list; write one object per line, e.g. by jq -c '.[]' {self.source}"
+            )
+        self._records = self._rows() if self.form in TABLES else self._plain()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OpenGLMError:
+            raise
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise InputError(f"{self.source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -108,10 +126,8 @@ class RecordReader:
 
     def __next__(self) -> Record:
         """The next record. Raises InputError where reading fails."""
-        try:
+        with self._reading():
             return next(self._records)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{self.source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
     def ready(self) -> bool:
         """Whether the next record, or the end, is there without waiting (as far as one can tell)."""
@@ -146,14 +162,9 @@ class RecordReader:
             if sys.stdin is None:
                 raise InputError("standard input is closed; give a text or a file")
             return sys.stdin.buffer
-        try:
-            if Path(self.source).suffix in _PACKED or is_remote(self.source):
-                return self._stack.enter_context(open_plain(self.source))
-            return self._stack.enter_context(Path(self.source).open("rb"))
-        except DataError:
-            raise
-        except (OSError, EOFError, ValueError) as error:
-            raise InputError(f"{self.source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        if Path(self.source).suffix in _PACKED or is_remote(self.source):
+            return self._stack.enter_context(open_plain(self.source))
+        return self._stack.enter_context(Path(self.source).open("rb"))
 
     # --- lines and JSON Lines --------------------------------------------------------------
 
