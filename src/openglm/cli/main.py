@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if any("\0" in each for each in arguments):
-        return _failed("an argument holds a NUL character, which no text or name of a file has")
+    if any("\0" in each or not _from_a_shell(each) for each in arguments):
+        return _failed("an argument holds NUL or half of a surrogate pair, which no text or name of a file has")
     chosen = next((a for a in arguments if not a.startswith("-")), None)
     try:
         args = _build_parser(*([chosen] if chosen in COMMANDS else [])).parse_args(arguments)
@@ -122,6 +122,15 @@ def _run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _from_a_shell(argument: str) -> bool:
+    """Whether it can have come as bytes; those that are no text are surrogates of their own kind."""
+    try:
+        os.fsencode(argument)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _failed(reason: str) -> int:
