@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..data.records import LINES, RecordReader, RecordWriter, output_form
 
-    check_files(args.file, args.output)
+    check_files(args.output, args.file, args.classifier)
     options = _options(args)
     with RecordReader(args.file, form=args.format, field=()) as reader:
         if reader.form == LINES:
