@@ -33,8 +33,10 @@ def logits_of(runner: ModelRunner, lengths: list[int]) -> list[torch.Tensor]:
     layouts = [
         lay_out(PartA(rng.integers(0, 100, length), np.array([length // 2])), [[]], MARKERS) for length in lengths
     ]
-    handles, read = runner.prefill(layouts)
+    handles = [runner.allocate(length + 1) for length in lengths]
+    read = runner.prefill(handles, layouts)
     together = runner.decode(handles, [(7, length // 2, 2) for length in lengths])
+    runner.append(handles)
     return [read, together, runner.decode(handles[:1], [(9, lengths[0] // 2, 3)])]
 
 

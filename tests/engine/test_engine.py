@@ -158,10 +158,12 @@ def test_pages_are_given_back_when_no_text_is_held(model: GLMModel, monkeypatch:
 
 def test_forks_share_pages_until_they_differ(model: GLMModel) -> None:
     runner = PagedRunner(model, EOS)
-    [text], _ = runner.prefill([lay_out(PartA(np.arange(100), np.array([5])), [[]], MARKERS)])
+    text = runner.allocate(101)
+    runner.prefill([text], [lay_out(PartA(np.arange(100), np.array([5])), [[]], MARKERS)])
     forks = [runner.fork(text) for _ in range(5)]
     assert runner.pages.in_use == 2
     runner.decode(forks, [(token, 5, 2) for token in range(5)])
+    runner.append(forks)
     assert runner.pages.in_use == 2 + 5
     # each fork sees its own token: what follows differs
     logits = runner.decode([text, *forks], [(1, 5, 2)] + [(9, 5, 3)] * 5)
@@ -187,25 +189,6 @@ def test_cancelling_frees_at_once(model: GLMModel) -> None:
     engine.cancel(jobs[1])
     engine.cancel(jobs[2])
     assert runner.num_held == engine.running == 0
-
-
-def test_an_interrupted_run_leaves_nothing(model: GLMModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = PagedRunner(model, EOS)
-    engine, options, steps, decode = Engine(runner, max_num_seqs=4), FillOptions(), 0, runner.decode
-
-    def interrupted(*arguments: object) -> torch.Tensor:
-        nonlocal steps
-        steps += 1
-        if steps == 5:
-            raise KeyboardInterrupt
-        return decode(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(runner, "decode", interrupted)
-    jobs = [job_of(text, options) for text in texts_of(4, 20)]
-    with pytest.raises(KeyboardInterrupt):
-        list(engine.run(jobs))
-    assert runner.num_held == runner.pages.in_use == engine.running == engine.queued == 0
-    assert [job.seqs[0].part_b.fills for job in engine.run([job_of(t, options) for t in texts_of(4, 20)])]
 
 
 def test_threads_share_passes(model: GLMModel) -> None:
@@ -259,6 +242,24 @@ def test_jobs_come_back_in_order_and_are_drawn_late(model: GLMModel) -> None:
     assert drawn <= 1200
     running.close()  # type: ignore[attr-defined]
     assert engine.queued == engine.running == 0
+
+
+@pytest.mark.parametrize("kind", RUNNERS)
+def test_a_sequence_that_waits_is_not_written_to(model: GLMModel, kind: type) -> None:
+    """Others are decoded meanwhile, in any order, longer and shorter ones."""
+    runner, layouts = (
+        kind(model, EOS),
+        [lay_out(PartA(np.arange(n) % SOP, np.array([1])), [[]], MARKERS) for n in (150, 20, 150)],
+    )
+    handles = [runner.allocate(len(layout)) for layout in layouts]
+    with torch.inference_mode():
+        runner.prefill(handles, layouts)
+        expected = runner.decode(handles[:1], [(7, 1, 2)])
+        for _ in range(120):
+            runner.decode(handles[1:2], [(9, 1, 2)])
+            runner.append(handles[1:2])
+        runner.decode(handles[2:], [(9, 1, 2)])
+        torch.testing.assert_close(runner.decode(handles[:1], [(7, 1, 2)]), expected, atol=1e-4, rtol=0)
 
 
 def test_beams_on_either_memory(tokenizer: BilingualTokenizer, tiny_model: GLMModel) -> None:

@@ -45,6 +45,35 @@ def test_repetition_penalty_moves_both_signs_down() -> None:
     assert logits.tolist()[0] == [2.0, -2.0, 1.0]
 
 
+extremes = st.sampled_from([1e-300, 1e-46, 1e-40, 1e-30, 1e-7, 0.5, 1.0, 1e7, 1e30, 1e40, 1e300])
+
+
+@given(rows_of_logits, extremes, extremes, st.sampled_from([1e-300, 1e-46, 1e-7, 0.5, 1.0]), st.integers(0, 3))
+def test_no_option_makes_a_number_that_is_none(
+    values: list[float], temperature: float, penalty: float, top_p: float, top_k: int
+) -> None:
+    logits = torch.tensor([[*values, -math.inf, 0.0]])
+    banned = len(values)
+    moved = penalize_repetition(logits, [list(range(logits.shape[1]))], penalty)
+    assert not moved.isnan().any()
+    assert moved[0].isinf().tolist() == logits[0].isinf().tolist()
+    options = FillOptions(temperature=temperature, top_p=top_p, top_k=top_k)
+    kept = keep_top_p(logits, top_p)
+    assert kept[0, logits.argmax()] == logits.max(), "the most probable token is always among them"
+    for number in (0.0, 0.3, 1 - 2**-53):
+        [token] = choose(moved, options, [number]).tolist()
+        assert token < logits.shape[1]
+        assert token != banned
+        if temperature < 1e-6 or (top_p < 1e-6 and temperature <= 1):
+            assert moved[0, token] >= moved.max() - 1e-6
+
+
+def test_a_hot_enough_temperature_makes_all_tokens_alike() -> None:
+    logits = torch.tensor([[3.0, -2.0, 0.0, 9.0]])
+    drawn = [choose(logits, FillOptions(temperature=1e308), [n]).item() for n in (0.1, 0.3, 0.6, 0.9)]
+    assert drawn == [0, 1, 2, 3]
+
+
 def test_greedy_takes_the_largest() -> None:
     assert choose(torch.tensor([[0.0, 3.0, 1.0]]), FillOptions(), []).tolist() == [1]
 
@@ -52,8 +81,8 @@ def test_greedy_takes_the_largest() -> None:
 def test_frequencies_follow_probabilities() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     options = FillOptions(temperature=0.7, top_k=3)
-    generators = [np.random.default_rng(i) for i in range(6000)]
-    drawn = choose(logits.expand(6000, 4), options, generators)
+    numbers = [np.random.default_rng(i).random() for i in range(6000)]
+    drawn = choose(logits.expand(6000, 4), options, numbers)
     expected = (logits[:3] / 0.7).softmax(-1)
     counts = torch.bincount(drawn, minlength=4) / 6000
     assert counts[3] == 0
@@ -63,6 +92,7 @@ def test_frequencies_follow_probabilities() -> None:
 def test_a_row_draws_the_same_alone_and_in_company() -> None:
     logits = torch.randn(5, 40)
     options = FillOptions(temperature=1.0, top_p=0.9)
-    together = choose(logits, options, [np.random.default_rng([7, i]) for i in range(5)])
-    alone = [choose(logits[i : i + 1], options, [np.random.default_rng([7, i])]).item() for i in range(5)]
+    numbers = [np.random.default_rng([7, i]).random() for i in range(5)]
+    together = choose(logits, options, numbers)
+    alone = [choose(logits[i : i + 1], options, [numbers[i]]).item() for i in range(5)]
     assert together.tolist() == alone

@@ -7,6 +7,8 @@ hypothesis stays in the running until no live one can still overtake it.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -49,8 +51,24 @@ class Hypothesis:
         return sum(map(len, self.logprobs))
 
     def score(self, length_penalty: float) -> float:
-        """Sum of log-probabilities over length ** length_penalty, the ends counted as tokens."""
-        return float(self.logprob / float(max(1, self.length)) ** length_penalty)
+        """Sum of log-probabilities over length ** length_penalty, the ends counted as tokens; always finite."""
+        try:
+            divisor = float(max(1, self.length)) ** length_penalty
+        except OverflowError:
+            divisor = math.inf
+        return max(self.logprob / max(divisor, sys.float_info.min), -sys.float_info.max)
+
+    def rank(self, length_penalty: float, length: int | None = None) -> float:
+        """Higher for a higher logprob / length ** length_penalty, the ends counted as tokens.
+
+        That quotient is no number, or the same one, for large penalties; this is minus the logarithm of its size.
+
+        Args:
+            length: to count with in place of its own.
+        """
+        exponent = length_penalty * math.log(max(1, self.length if length is None else length))
+        exponent = min(max(exponent, -sys.float_info.max), sys.float_info.max)
+        return exponent - math.log(-self.logprob) if self.logprob < 0 else math.inf
 
     def extended(self, token: int, logprob: float) -> Hypothesis:
         """One more token in the open blank."""
@@ -256,7 +274,7 @@ class BeamSearchJob(Job):
             return True
         if len(self._finished) < beams:
             return False
-        worst = sorted((seq.hypothesis.score(penalty) for seq in self._finished), reverse=True)[beams - 1]
+        worst = sorted((seq.hypothesis.rank(penalty) for seq in self._finished), reverse=True)[beams - 1]
         # Sums only fall; with a length penalty a longer hypothesis can still come out ahead.
         most = self.limits[self._blank][1] if penalty > 0 else 0
         return max(_bound(seq.hypothesis, penalty, most) for seq in self._live) <= worst
@@ -270,7 +288,7 @@ class BeamSearchJob(Job):
 
     def _close_blank(self, runner: ModelRunner) -> None:
         """Keep the best finished hypotheses; they open the next blank, if there is one."""
-        ranked = sorted(self._finished, key=lambda seq: -seq.hypothesis.score(self.options.length_penalty))
+        ranked = sorted(self._finished, key=lambda seq: -seq.hypothesis.rank(self.options.length_penalty))
         best, others = ranked[: self.options.num_beams], ranked[self.options.num_beams :]
         self._free([*others, *self._live], runner)
         self._live, self._finished = [], best
@@ -296,7 +314,6 @@ class BeamSearchJob(Job):
 
 
 def _bound(hypothesis: Hypothesis, penalty: float, most: int) -> float:
-    """The best score the hypothesis can still reach."""
-    length = hypothesis.length
-    longest = length + max(0, most - len(hypothesis.fills[-1])) + 1
-    return float(hypothesis.logprob / float(max(1, longest if penalty > 0 else length)) ** penalty)
+    """The best rank the hypothesis can still reach."""
+    longest = hypothesis.length + max(0, most - len(hypothesis.fills[-1])) + 1
+    return hypothesis.rank(penalty, longest if penalty > 0 else None)

@@ -7,6 +7,8 @@ answers and streams.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import CheckpointError
 from ..layouts import Layout, PartBState
 from .job import Event, Job, JobOutput
 from .model_runner import Input, ModelRunner
@@ -25,7 +28,7 @@ from .stop_tokens import StopTokens
 from .writing import BlankState, restrict
 
 
-@dataclass
+@dataclass(eq=False)
 class SamplingSequence:
     """One answer being written.
 
@@ -38,6 +41,7 @@ class SamplingSequence:
         top_logprobs: of each blank's tokens and its end, the most probable tokens with their log-probabilities.
         reasons: finish reason of each finished blank.
         awaiting_last_token: the last token of a fill that was cut off by its limit is being read.
+        numbers: in 0 .. 1, drawn for the token that is chosen next.
         kv: its handle in the model runner.
         starts: what may be written into each blank, in the state of an empty one; () for any tokens.
         state: of the current blank.
@@ -51,6 +55,7 @@ class SamplingSequence:
     top_logprobs: list[list[list[tuple[int, float]]]] = field(default_factory=lambda: [[]])
     reasons: list[str] = field(default_factory=list)
     awaiting_last_token: bool = False
+    numbers: list[float] = field(default_factory=list)
     kv: Any = None
     starts: Sequence[BlankState] = ()
     state: BlankState | None = field(init=False)
@@ -82,6 +87,12 @@ class SamplingSequence:
         """As `RunningSequence`."""
         return self.part_b.next_input()
 
+    def drawn(self, draw: int) -> float:
+        """The first, second, ... number drawn for its next token; the same until that is written."""
+        while len(self.numbers) < draw:
+            self.numbers.append(self.generator.random())
+        return self.numbers[draw - 1]
+
     def finish_blank(self, reason: str) -> None:
         """Close the current blank and open the next one, if there is one."""
         self.reasons.append(reason)
@@ -101,6 +112,15 @@ class SamplingSequence:
         self.awaiting_last_token = False
         while not self.done:
             self.finish_blank("stop")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A token chosen, its log-probability under the model, and the most probable tokens if they are wanted."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
 
 
 class SamplingJob(Job):
@@ -130,9 +150,9 @@ class SamplingJob(Job):
 
     def begin(self, runner: ModelRunner, kv: Any) -> None:
         """As `Job`."""
+        self.seqs[0].kv = kv
         for seq in self.seqs[1:]:
             seq.kv = runner.fork(kv)
-        self.seqs[0].kv = kv
 
     def running_seqs(self) -> list[SamplingSequence]:
         """As `Job`."""
@@ -158,40 +178,57 @@ class SamplingJob(Job):
     @classmethod
     def advance(cls, batch: Sequence[tuple[SamplingJob, Tensor]], runner: ModelRunner) -> None:
         """As `Job`."""
-        seqs = [(job, number) for job, _ in batch for number, seq in enumerate(job.seqs) if not seq.done]
         logits = torch.cat([rows for _, rows in batch]) if len(batch) > 1 else batch[0][1]
+        seqs = [seq for job, _ in batch for seq in job.running_seqs()]
         # What only reads the last token of a fill draws no number, so that a sequence's numbers are its own.
-        choosing = [row for row, (job, number) in enumerate(seqs) if not job.seqs[number].awaiting_last_token]
-        for job, number in seqs:
-            if job.seqs[number].awaiting_last_token:
-                job.seqs[number].open_next()
-        if choosing:
-            if len(choosing) < len(seqs):
-                logits = logits[torch.tensor(choosing, device=logits.device)]
-            _write_next([seqs[row] for row in choosing], logits)
+        choosing = [row for row, seq in enumerate(seqs) if not seq.awaiting_last_token]
+        if len(choosing) < len(seqs):
+            logits = logits[torch.tensor(choosing, dtype=torch.int64, device=logits.device)]
+        options, stop_tokens = batch[0][0].options, batch[0][0].stop_tokens
+        choices = iter(_choose([seqs[row] for row in choosing], logits, options, stop_tokens))
         for job, _ in batch:
-            job._free([seq for seq in job.seqs if seq.done], runner)
-            job.done = all(seq.done for seq in job.seqs)
+            own = [(seq, None if seq.awaiting_last_token else next(choices)) for seq in job.running_seqs()]
+            try:
+                job._move_on(own, runner)
+            except Exception as error:
+                job.fail(error)
 
-    def write(self, number: int, token: int, logprob: float) -> None:
+    def _move_on(self, chosen: Sequence[tuple[SamplingSequence, Choice | None]], runner: ModelRunner) -> None:
+        """Write what was chosen, and open the next blank of sequences that have read all of the one before."""
+        for seq, choice in chosen:
+            if choice is None:
+                seq.open_next()
+            elif math.isfinite(choice.logprob):
+                self.write(seq, choice)
+            else:
+                raise CheckpointError(
+                    "the model computes values for this text that are no numbers; its weights are damaged, or their "
+                    "type is too narrow: load it with dtype='float32'"
+                )
+        self._free([seq for seq in self.seqs if seq.done], runner)
+        self.done = all(seq.done for seq in self.seqs)
+
+    def write(self, seq: SamplingSequence, choice: Choice) -> None:
         """Note the token chosen for one sequence: it is written, or closes the blank."""
-        seq = self.seqs[number]
-        blank = seq.part_b.blank
-        seq.logprobs[-1].append(logprob)
-        if token in self.stop_tokens.ids:
+        answer, blank = self.seqs.index(seq), seq.part_b.blank
+        seq.numbers.clear()
+        seq.logprobs[-1].append(choice.logprob)
+        if seq.num_top:
+            seq.top_logprobs[-1].append(choice.top)
+        if choice.token in self.stop_tokens.ids:
             seq.finish_blank("stop")
-            self.events.append(Event(number, blank, None, "stop"))
+            self.events.append(Event(answer, blank, None, "stop"))
             return
-        seq.part_b.write(token)
-        seq.state = None if seq.state is None else seq.state.after(token)
-        self.events.append(Event(number, blank, token, None))
+        seq.part_b.write(choice.token)
+        seq.state = None if seq.state is None else seq.state.after(choice.token)
+        self.events.append(Event(answer, blank, choice.token, None))
         if seq.full:
             if self.read_last and not seq.part_b.is_last:
                 seq.reasons.append("length")
                 seq.awaiting_last_token = True
             else:
                 seq.finish_blank("length")
-            self.events.append(Event(number, blank, None, "length"))
+            self.events.append(Event(answer, blank, None, "length"))
 
     @staticmethod
     def _free(seqs: Sequence[SamplingSequence], runner: ModelRunner) -> None:
@@ -201,18 +238,21 @@ class SamplingJob(Job):
                 seq.kv = None
 
 
-def _write_next(chosen: Sequence[tuple[SamplingJob, int]], logits: Tensor) -> None:
-    """Choose and write the next token of sequences whose jobs draw alike, [R, V] logits."""
-    options, stop_tokens = chosen[0][0].options, chosen[0][0].stop_tokens
-    seqs = [job.seqs[number] for job, number in chosen]
+def _choose(
+    seqs: Sequence[SamplingSequence], logits: Tensor, options: FillOptions, stop_tokens: StopTokens
+) -> list[Choice]:
+    """The next token of each sequence, [R, V] logits."""
+    if not seqs:
+        return []
     allowed = stop_tokens.mask(logits, [seq.too_short for seq in seqs])
     allowed = restrict(allowed, [seq.state for seq in seqs])
     allowed = penalize_repetition(allowed, (seq.written for seq in seqs), options.repetition_penalty)
     tokens = _accepted(allowed, options, seqs)
     logprobs = -F.cross_entropy(logits, tokens, reduction="none")
-    _note_top(logits, seqs)
-    for (job, number), token, logprob in zip(chosen, tokens.tolist(), logprobs.tolist(), strict=True):
-        job.write(number, token, logprob)
+    return [
+        Choice(token, logprob, top)
+        for token, logprob, top in zip(tokens.tolist(), logprobs.tolist(), _top(logits, seqs), strict=True)
+    ]
 
 
 def _accepted(allowed: Tensor, options: FillOptions, seqs: Sequence[SamplingSequence]) -> Tensor:
@@ -220,35 +260,42 @@ def _accepted(allowed: Tensor, options: FillOptions, seqs: Sequence[SamplingSequ
 
     Where nothing else is left the first token drawn stands.
     """
-    tokens = choose(allowed, options, [seq.generator for seq in seqs])
+    tokens = _drawn(allowed, options, seqs, 1)
     first = tokens.tolist()
     again = [row for row, token in enumerate(first) if not _accepts(seqs[row], token)]
     if again:
         tokens, allowed = tokens.clone(), allowed.clone()
-    while again:
+    for draw in itertools.count(2):
+        if not again:
+            break
         allowed[again, tokens[again]] = -torch.inf
         open_ = torch.isfinite(allowed[again]).any(-1).tolist()
         for row in (row for row, some in zip(again, open_, strict=True) if not some):
             tokens[row] = first[row]
         again = [row for row, some in zip(again, open_, strict=True) if some]
         if again:
-            tokens[again] = choose(allowed[again], options, [seqs[row].generator for row in again])
+            tokens[again] = _drawn(allowed[again], options, [seqs[row] for row in again], draw)
             drawn = tokens[again].tolist()
             again = [row for row, token in zip(again, drawn, strict=True) if not _accepts(seqs[row], token)]
     return tokens
+
+
+def _drawn(allowed: Tensor, options: FillOptions, seqs: Sequence[SamplingSequence], draw: int) -> Tensor:
+    return choose(allowed, options, [seq.drawn(draw) for seq in seqs] if options.samples else [])
 
 
 def _accepts(seq: SamplingSequence, token: int) -> bool:
     return seq.state is None or seq.state.accepts(token)
 
 
-def _note_top(logits: Tensor, seqs: Sequence[SamplingSequence]) -> None:
+def _top(logits: Tensor, seqs: Sequence[SamplingSequence]) -> list[list[tuple[int, float]]]:
     """The most probable tokens under the model, for sequences that want them."""
+    found: list[list[tuple[int, float]]] = [[] for _ in seqs]
     wanting = [row for row, seq in enumerate(seqs) if seq.num_top]
     if not wanting:
-        return
+        return found
     logprobs = logits[torch.tensor(wanting, device=logits.device)].log_softmax(-1)
     values, tokens = logprobs.topk(min(logprobs.shape[-1], max(seqs[row].num_top for row in wanting)), dim=-1)
-    for row, own, found in zip(wanting, values.tolist(), tokens.tolist(), strict=True):
-        top = seqs[row].num_top
-        seqs[row].top_logprobs[-1].append(list(zip(found[:top], own[:top], strict=True)))
+    for row, own, ids in zip(wanting, values.tolist(), tokens.tolist(), strict=True):
+        found[row] = list(zip(ids, own, strict=True))[: seqs[row].num_top]
+    return found

@@ -11,15 +11,19 @@ Knows jobs and the model runner; nothing about blanks, or how a token is chosen.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from .interrupts import deferred
 from .job import Job
 from .model_runner import ModelRunner
 
@@ -28,6 +32,7 @@ MAX_NUM_SEQS = 256  # sequences of one pass: beyond, the matrix products get no 
 MAX_PENDING = 1024  # jobs of one call that are queued or running
 
 J = TypeVar("J", bound=Job)
+Moved = list[tuple[Job, Tensor]]  # jobs with the logits of their sequences, [R, V] each
 
 
 class Engine:
@@ -49,13 +54,13 @@ class Engine:
         max_num_seqs: int = MAX_NUM_SEQS,
         mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode,
     ) -> None:
-        self.runner, self.max_num_seqs = runner, max_num_seqs
-        self.token_budget = cache_bytes // runner.bytes_per_token()
-        self._mode = mode
+        self.runner, self._mode = runner, mode
+        self.max_num_seqs, self.token_budget = max_num_seqs, cache_bytes // runner.bytes_per_token()
         self._queue: deque[Job] = deque()
         self._running: list[Job] = []
-        self._tokens, self._seqs = 0, 0  # that the running jobs may come to
+        self._admitted: dict[Job, Any] = {}  # of the running ones, those whose text is to be read, with its handle
         self._lock = threading.RLock()
+        _ENGINES.add(self)
 
     @property
     def queued(self) -> int:
@@ -69,17 +74,16 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
-        with self._lock:
+        with self._lock, deferred():
             self._queue.append(job)
 
     def cancel(self, job: Job) -> None:
         """Give a job up; its room is free at once. Does nothing to a job that is done."""
-        with self._lock:
-            if job in self._running:
-                self._retire(job)
-            elif job in self._queue:
-                self._queue.remove(job)
+        with self._lock, deferred():
             job.done = True
+            if job in self._queue:
+                self._queue.remove(job)
+            self._retire_done()
 
     def run(self, jobs: Iterable[J]) -> Iterator[J]:
         """Do jobs and give them back in order, drawing on `jobs` as room is made.
@@ -110,83 +114,121 @@ class Engine:
     def step(self, wanted: Job | None = None) -> None:
         """One pass over all that runs, after new jobs were let in.
 
+        A job that fails has its `error`, and the others go on; an interrupt loses this pass alone.
+
         Args:
             wanted: skip the pass if this job is done (another thread may have seen to it).
-
-        Raises:
-            whatever the model raises; the jobs that were running are given up.
         """
         with self._lock, self._mode():
             if wanted is not None and wanted.done:
                 return
-            try:
-                decoding = list(self._running)
-                for batch in _alike([*self._prefill(self._admit()), *self._decode(decoding)]):
-                    type(batch[0][0]).advance(batch, self.runner)
-            except BaseException as error:
-                for job in list(self._running):
-                    job.error = error
-                    self._retire(job)
-                    job.done = True
-                raise
-            for job in [job for job in self._running if job.done]:
-                self._retire(job)
+            with deferred():
+                self._admit()
+            begun = [job for job in self._running if not (job.done or job in self._admitted)]
+            read = together(list(self._admitted), self._prefill)
+            decoded = together([job for job in begun if job.running_seqs()], self._decode)
+            with deferred():
+                self._advance(read, decoded)
+                self._retire_done()
 
     # --- the parts of a step ---------------------------------------------------------------
 
-    def _admit(self) -> list[Job]:
+    def _admit(self) -> None:
         """Let in the jobs there is room for."""
-        admitted: list[Job] = []
-        spare = self.max_num_seqs - self._seqs
+        seqs = sum(job.num_seqs for job in self._running)
+        tokens = sum(map(tokens_of, self._running))
         # A pass of their own for a few new texts is not worth it while much else is running.
-        if self._running and spare < min(self.max_num_seqs // 8, len(self._queue)):
-            return admitted
-        while self._queue and self._fits(self._queue[0]):
-            job = self._queue.popleft()
-            self._running.append(job)
-            self._tokens += self._tokens_of(job)
-            self._seqs += job.num_seqs
-            admitted.append(job)
-        return admitted
+        if self._running and self.max_num_seqs - seqs < min(self.max_num_seqs // 8, len(self._queue)):
+            return
+        while self._queue:
+            job = self._queue[0]
+            seqs, tokens = seqs + job.num_seqs, tokens + tokens_of(job)
+            if self._running and (seqs > self.max_num_seqs or tokens > self.token_budget):
+                return
+            self._running.append(self._queue.popleft())
+            try:
+                self._admitted[job] = self.runner.allocate(len(job.layout))
+            except Exception as error:
+                job.fail(error)
 
-    def _prefill(self, jobs: Sequence[Job]) -> list[tuple[Job, Tensor]]:
-        """Read new jobs' texts; the jobs with the logits of their sequences, [R, V] each."""
-        if not jobs:
-            return []
-        handles, logits = self.runner.prefill([job.layout for job in jobs])
-        for job, handle in zip(jobs, handles, strict=True):
-            job.begin(self.runner, handle)
-        return [(job, row.expand(len(job.running_seqs()), -1)) for job, row in zip(jobs, logits, strict=True)]
+    def _prefill(self, jobs: Sequence[Job]) -> Moved:
+        """The logits after these jobs' texts, one row each."""
+        logits = self.runner.prefill([self._admitted[job] for job in jobs], [job.layout for job in jobs])
+        return list(zip(jobs, torch.split(logits, 1), strict=True))
 
-    def _decode(self, jobs: Sequence[Job]) -> list[tuple[Job, Tensor]]:
-        """Read one token of each sequence of these jobs; the jobs with the logits, [R, V] each."""
+    def _decode(self, jobs: Sequence[Job]) -> Moved:
+        """The logits after one more token of each sequence of these jobs."""
         seqs = [job.running_seqs() for job in jobs]
         flat = [seq for own in seqs for seq in own]
-        if not flat:
-            return []
         logits = self.runner.decode([seq.kv for seq in flat], [seq.next_input() for seq in flat])
         return list(zip(jobs, torch.split(logits, [len(own) for own in seqs]), strict=True))
 
-    def _fits(self, job: Job) -> bool:
-        if not self._running:
-            return True
-        seqs, tokens = self._seqs + job.num_seqs, self._tokens + self._tokens_of(job)
-        return seqs <= self.max_num_seqs and tokens <= self.token_budget
+    def _advance(self, read: Moved, decoded: Moved) -> None:
+        """Let jobs choose their next tokens; those that can do so in one go together."""
+        for job, _ in decoded:
+            self.runner.append([seq.kv for seq in job.running_seqs()])
+        alike: dict[tuple[type[Job], Hashable], dict[Job, Tensor]] = {}
+        for job, logits in [*self._begun(read), *decoded]:
+            alike.setdefault((type(job), job.batch_key), {})[job] = logits
+        for (kind, _), logits_of in alike.items():
+            together(list(logits_of), partial(self._advance_alike, kind, logits_of))
 
-    @staticmethod
-    def _tokens_of(job: Job) -> int:
-        return len(job.layout) + job.num_seqs * job.max_tokens
+    def _advance_alike(self, kind: type[Job], logits_of: dict[Job, Tensor], jobs: Sequence[Job]) -> Moved:
+        kind.advance([(job, logits_of[job]) for job in jobs], self.runner)
+        return []
 
-    def _retire(self, job: Job) -> None:
-        self._running.remove(job)
-        self._tokens -= self._tokens_of(job)
-        self._seqs -= job.num_seqs
-        job.release(self.runner)
+    def _begun(self, read: Moved) -> Iterator[tuple[Job, Tensor]]:
+        for job, row in read:
+            try:
+                job.begin(self.runner, self._admitted.pop(job))
+            except Exception as error:
+                job.fail(error)
+            else:
+                yield job, row.expand(len(job.running_seqs()), -1)
+
+    def _retire_done(self) -> None:
+        for job in [job for job in self._running if job.done]:
+            self._running.remove(job)
+            if job in self._admitted:
+                self.runner.free(self._admitted.pop(job))
+            job.release(self.runner)
 
 
-def _alike(moved: Sequence[tuple[Job, Tensor]]) -> list[list[tuple[Job, Tensor]]]:
-    """Jobs that can advance in one go, with their logits."""
-    batches: dict[tuple[type[Job], Hashable], list[tuple[Job, Tensor]]] = {}
-    for job, logits in moved:
-        batches.setdefault((type(job), job.batch_key), []).append((job, logits))
-    return list(batches.values())
+def tokens_of(job: Job) -> int:
+    """Tokens whose keys and values a job may come to hold."""
+    return len(job.layout) + job.num_seqs * job.max_tokens
+
+
+def together(jobs: Sequence[Job], work: Callable[[Sequence[Job]], Moved]) -> Moved:
+    """Do something with jobs together; where that fails with each alone, so that only those fail that must."""
+    if not jobs:
+        return []
+    try:
+        return work(jobs)
+    except Exception as error:
+        if len(jobs) == 1:
+            jobs[0].fail(error)
+            return []
+    return [moved for job in jobs for moved in together([job], work)]
+
+
+# --- Processes that are forked ------------------------------------------------------------------
+
+# A fork waits for the passes that run, as nobody would ever end them in the child.
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+_held: list[Engine] = []
+
+
+def _before_fork() -> None:
+    _held.extend(sorted(_ENGINES, key=id))
+    for engine in _held:
+        engine._lock.acquire()
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop()._lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

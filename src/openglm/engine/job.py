@@ -108,7 +108,15 @@ class Job(ABC):
     @classmethod
     @abstractmethod
     def advance(cls, batch: Sequence[tuple[Self, Tensor]], runner: ModelRunner) -> None:
-        """Choose the next tokens of jobs whose keys are equal, given the logits [R, V] of their running sequences."""
+        """Choose the next tokens of jobs whose keys are equal, given the logits [R, V] of their running sequences.
+
+        Raises:
+            whatever concerns all of them, with nothing changed; what concerns one is its `error`.
+        """
+
+    def fail(self, error: BaseException) -> None:
+        """Give it up for this reason."""
+        self.error, self.done = error, True
 
     # --- for the caller ------------------------------------------------------------------
 

@@ -39,7 +39,10 @@ class HiddenStates(Protocol):
 
 
 class ModelRunner(Protocol):
-    """Runs the model over sequences, whose keys and values are held by a handle that `prefill` and `fork` give."""
+    """Runs the model over sequences, whose keys and values are held by a handle that `allocate` and `fork` give.
+
+    `prefill` and `decode` change nothing that counts: what failed, or was interrupted, can be done again.
+    """
 
     model: GLMModel
 
@@ -47,15 +50,17 @@ class ModelRunner(Protocol):
     def device(self) -> torch.device:
         """Where logits are."""
 
-    def prefill(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
-        """Read new texts.
+    def allocate(self, tokens: int) -> Any:
+        """A handle for a text of so many tokens."""
 
-        Returns:
-            A handle for each, and the logits after its last token, [R, V] float32.
-        """
+    def prefill(self, handles: Sequence[Any], layouts: Sequence[Layout]) -> Tensor:
+        """Read whole texts; the logits after the last token of each, [R, V] float32."""
 
     def decode(self, handles: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
         """Read one more token of each of these sequences; the logits after it, [R, V] float32."""
+
+    def append(self, handles: Sequence[Any]) -> None:
+        """Count the token that was decoded last as part of these sequences."""
 
     def fork(self, handle: Any) -> Any:
         """A second sequence that begins with all of this one."""
@@ -85,16 +90,15 @@ def similar_lengths(lengths: Sequence[int], positions: int = PREFILL_POSITIONS) 
 
 
 def in_groups(
-    layouts: Sequence[Layout], prefill: Callable[[Sequence[Layout]], tuple[list[Any], Tensor]]
-) -> tuple[list[Any], Tensor]:
+    handles: Sequence[Any], layouts: Sequence[Layout], prefill: Callable[[Sequence[Any], Sequence[Layout]], Tensor]
+) -> Tensor:
     """What `prefill` gives for texts of similar length at a time, in the order of `layouts`."""
-    handles: list[Any] = [None] * len(layouts)
     rows: list[Tensor] = [torch.empty(0)] * len(layouts)
     for group in similar_lengths([len(layout) for layout in layouts]):
-        held, logits = prefill([layouts[i] for i in group])
+        logits = prefill([handles[i] for i in group], [layouts[i] for i in group])
         for row, i in enumerate(group):
-            handles[i], rows[i] = held[row], logits[row]
-    return handles, torch.stack(rows)
+            rows[i] = logits[row]
+    return torch.stack(rows)
 
 
 def prefill_logits(

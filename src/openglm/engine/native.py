@@ -118,10 +118,10 @@ class _NativeCache:
 
     kernel: str
 
-    def __init__(self, pages: PagePool, tables: Sequence[BlockTable]) -> None:
+    def __init__(self, pages: PagePool, tables: Sequence[BlockTable], lengths: Sequence[int]) -> None:
         self.pages = pages
         self._numbers = page_numbers(tables)
-        self._lengths = np.array([table.length for table in tables], np.int32)
+        self._lengths = np.array(lengths, np.int32)
         self._texts = _Texts(
             self._numbers.ctypes.data, self._lengths.ctypes.data, *self._numbers.shape,
             pages.heads, pages.head_size, torch.get_num_threads(),
@@ -155,8 +155,9 @@ class NativePrefillCache(_NativeCache):
     kernel = "prefill"
 
     def __init__(self, pages: PagePool, tables: Sequence[BlockTable], layouts: Sequence[Layout]) -> None:
-        super().__init__(pages, tables)
-        longest = max(len(layout) for layout in layouts)
+        lengths = [len(layout) for layout in layouts]
+        super().__init__(pages, tables, lengths)
+        longest = max(lengths)
         self._seen = np.zeros((len(layouts), longest), np.int32)
         for row, layout in zip(self._seen, layouts, strict=True):
             row[: len(layout)] = tokens_seen(layout.separator, len(layout))
@@ -171,4 +172,4 @@ class NativeDecodeCache(_NativeCache):
     def __init__(self, pages: PagePool, tables: Sequence[BlockTable]) -> None:
         for table in tables:
             pages.append_slot(table)
-        super().__init__(pages, tables)
+        super().__init__(pages, tables, [table.length + 1 for table in tables])

@@ -18,6 +18,8 @@ DEFAULT_MAX_NEW_TOKENS = {BlankKind.MASK: 32, BlankKind.SMASK: 128, BlankKind.GM
 MOST_ANSWERS = 1024  # of one text, or beams: the memory of all of them is taken at once
 TRUNCATE = ("start", "end", "around")
 
+COLDEST = 1e-6  # a lower temperature is 0
+
 Lengths = int | Sequence[int]
 
 
@@ -45,7 +47,7 @@ class FillOptions:
         max_new_tokens: most tokens of a fill, one number or one per blank. Default by kind
             of blank: 32, 128 and 256 for `[MASK]`, `[sMASK]` and `[gMASK]`.
         min_new_tokens: fewest tokens of a fill, one number or one per blank.
-        temperature: 0 takes the most probable token; above 0 samples from the
+        temperature: 0 (or below 1e-6) takes the most probable token; above samples from the
             distribution sharpened (below 1) or flattened (above 1).
         top_k: sample among the k most probable tokens; 0: all.
         top_p: sample among the most probable tokens that together reach this probability.
@@ -121,6 +123,11 @@ class FillOptions:
             if name not in known:
                 raise OptionError(f"there is no option {name!r}.{suggest(name, known)} The options: {', '.join(known)}")
         return cls(**options)
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn; below a tiny temperature the most probable one is taken."""
+        return self.temperature >= COLDEST
 
     @property
     def drawing(self) -> tuple[float, ...]:

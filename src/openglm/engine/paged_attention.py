@@ -67,7 +67,7 @@ class DecodeCache:
     """The cache of a pass that reads one token of each sequence.
 
     Args:
-        tables: of each sequence; each is made one token longer.
+        tables: of each sequence; the token comes behind what they hold.
     """
 
     def __init__(self, pages: PagePool, tables: Sequence[BlockTable]) -> None:
@@ -86,7 +86,7 @@ class DecodeCache:
             torch.from_numpy(numbers)[:, None, :, None] * N + torch.arange(N, dtype=torch.int32)[:, None, None]
         )
         self._key_rows = (page_and_head * H + torch.arange(H, dtype=torch.int32)).view(-1)
-        lengths = [table.length for table in tables]
+        lengths = [table.length + 1 for table in tables]
         self._longest = max(lengths)
         value_rows = (page_and_head * PAGE_SIZE + torch.arange(PAGE_SIZE, dtype=torch.int32)).view(R, N, -1)
         self._value_rows = value_rows[:, :, : self._longest].reshape(-1)

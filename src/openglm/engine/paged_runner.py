@@ -54,21 +54,28 @@ class PagedRunner:
         """What one token of a sequence takes."""
         return PagePool.bytes_per_token(self.model.config, self.pages.dtype)
 
-    def prefill(self, layouts: Sequence[Layout]) -> tuple[list[BlockTable], Tensor]:
+    def allocate(self, tokens: int) -> BlockTable:
         """As `ModelRunner`."""
-        found = in_groups(layouts, self._prefill)
-        self.num_held += len(layouts)
-        return found
+        self.num_held += 1
+        return self.pages.allocate(tokens)
 
-    def _prefill(self, layouts: Sequence[Layout]) -> tuple[list[BlockTable], Tensor]:
-        tables = [self.pages.allocate(len(layout)) for layout in layouts]
+    def prefill(self, handles: Sequence[BlockTable], layouts: Sequence[Layout]) -> Tensor:
+        """As `ModelRunner`."""
+        return in_groups(handles, layouts, self._prefill)
+
+    def _prefill(self, tables: Sequence[BlockTable], layouts: Sequence[Layout]) -> Tensor:
         cache = self._prefill_cache(self.pages, tables, layouts)
-        return tables, prefill_logits(self.model, layouts, self.pad_id, cache, self._hidden_states)
+        return prefill_logits(self.model, layouts, self.pad_id, cache, self._hidden_states)
 
     def decode(self, handles: Sequence[BlockTable], inputs: Sequence[Input]) -> Tensor:
         """As `ModelRunner`."""
         cache = self._decode_cache(self.pages, handles)
         return decode_logits(self.model, torch.tensor(inputs), cache, self._hidden_states)
+
+    def append(self, handles: Sequence[BlockTable]) -> None:
+        """As `ModelRunner`."""
+        for table in handles:
+            table.length += 1
 
     def fork(self, handle: BlockTable) -> BlockTable:
         """As `ModelRunner`."""

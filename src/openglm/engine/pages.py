@@ -108,13 +108,12 @@ class PagePool:
             self._begin()
 
     def append_slot(self, table: BlockTable) -> tuple[int, int]:
-        """Room for one more token: its page and the place in it."""
+        """Room for one more token, which does not count in its length yet: its page and the place in it."""
         number, place = divmod(table.length, PAGE_SIZE)
         if number == len(table.pages):
             table.pages.append(self._take())
         elif self._uses[table.pages[number]] > 1:
             self._copy_on_write(table, number)
-        table.length += 1
         return table.pages[number], place
 
     def _copy_on_write(self, table: BlockTable, number: int) -> None:

@@ -2,7 +2,8 @@
 
 Every step computes all slots up to the highest one in use, idle ones too: shapes then take
 few values, powers of two, and a compiled step (`compile=True`) is captured once for each of
-them as a CUDA graph, whose launch costs what one kernel's does.
+them as a CUDA graph, whose launch costs what one kernel's does. What idle slots write goes to
+a column behind all others, which nobody attends to.
 
 Works on any device; on a CPU it is slower than pages, where a fork copies nothing.
 """
@@ -45,6 +46,7 @@ class SlotRunner:
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._compiled = compile
+        self._columns = 0
         self._resize(1, COLUMNS)
         decode = self._decode
         self._run = torch.compile(decode, mode="reduce-overhead", dynamic=False) if compile else decode
@@ -65,58 +67,57 @@ class SlotRunner:
         return 2 * self.model.config.num_layers * heads * size * torch.empty(0, dtype=self._dtype).element_size()
 
     def _resize(self, slots: int, columns: int) -> None:
-        old = len(self._lengths)
+        old, filled = len(self._lengths), self._columns
         heads, size = self._shape
         for layer in range(self.model.config.num_layers):
             for kept in (self.keys, self.values):
-                grown = torch.zeros((slots, heads, columns, size), dtype=self._dtype, device=self.device)
+                grown = torch.zeros((slots, heads, columns + 1, size), dtype=self._dtype, device=self.device)
                 if self._compiled:  # written in place by a graph, which must know that it stays where it is
                     torch._dynamo.mark_static_address(grown)
                 if old:
-                    grown[:old, :, : kept[layer].shape[2]] = kept[layer]
+                    grown[:old, :, :filled] = kept[layer][:, :, :filled]
                     kept[layer] = grown
                 else:
                     kept.append(grown)
         self._free += range(old, slots)
         self._lengths += [0] * (slots - old)
+        self._columns = columns
 
-    def _allocate(self, tokens: int) -> int:
-        columns = self.keys[0].shape[2]
-        if not self._free or tokens > columns:
+    def allocate(self, tokens: int) -> int:
+        """As `ModelRunner`."""
+        if not self._free or tokens > self._columns:
             slots = len(self._lengths) if self._free else 2 * len(self._lengths)
-            self._resize(slots, max(columns, -(-tokens // COLUMNS) * COLUMNS))
+            self._resize(slots, max(self._columns, -(-tokens // COLUMNS) * COLUMNS))
         slot = min(self._free)  # the lowest, so that steps stay narrow
         self._free.remove(slot)
         self._lengths[slot] = tokens
         return slot
 
-    def prefill(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
+    def prefill(self, handles: Sequence[Any], layouts: Sequence[Layout]) -> Tensor:
         """As `ModelRunner`."""
-        return in_groups(layouts, self._prefill)
+        return in_groups(handles, layouts, self._prefill)
 
-    def _prefill(self, layouts: Sequence[Layout]) -> tuple[list[Any], Tensor]:
-        slots = [self._allocate(len(layout)) for layout in layouts]
+    def _prefill(self, slots: Sequence[int], layouts: Sequence[Layout]) -> Tensor:
         cache = _PrefillCache(self, slots)
-        return slots, prefill_logits(self.model, layouts, self.pad_id, cache, self.model.hidden_states)
+        return prefill_logits(self.model, layouts, self.pad_id, cache, self.model.hidden_states)
 
     def decode(self, handles: Sequence[Any], inputs: Sequence[Input]) -> Tensor:
         """As `ModelRunner`."""
         longest = max(self._lengths[slot] for slot in handles) + 1
-        if longest > self.keys[0].shape[2]:
-            self._resize(len(self._lengths), -(-longest // COLUMNS) * COLUMNS)
-        count = 1 << max(handles).bit_length()
-        if count > len(self._lengths):
-            self._resize(count, self.keys[0].shape[2])
-        columns = -(-longest // COLUMNS) * COLUMNS
-        rows = [(self.pad_id, 0, 0)] * count
-        lengths = [min(length, columns - 1) for length in self._lengths[:count]]
+        columns, count = -(-longest // COLUMNS) * COLUMNS, 1 << max(handles).bit_length()
+        if columns > self._columns or count > len(self._lengths):
+            self._resize(max(count, len(self._lengths)), max(columns, self._columns))
+        rows = [(self.pad_id, 0, 0, self._columns)] * count
         for slot, values in zip(handles, inputs, strict=True):
-            rows[slot] = values
-        placed = torch.tensor([[*row, length] for row, length in zip(rows, lengths, strict=True)], device=self.device)
-        logits = self._run(placed, columns)
+            rows[slot] = (*values, self._lengths[slot])
+        placed = torch.tensor(rows, device=self.device)
+        logits: Tensor = self._run(placed, columns)
+        return logits[torch.tensor(handles, device=self.device)]
+
+    def append(self, handles: Sequence[Any]) -> None:
+        """As `ModelRunner`."""
         for slot in handles:
             self._lengths[slot] += 1
-        return logits[torch.tensor(handles, device=self.device)]
 
     def _decode(self, placed_C4: Tensor, columns: int) -> Tensor:
         cache = _DecodeCache(self, placed_C4[:, 3], columns)
@@ -124,7 +125,7 @@ class SlotRunner:
 
     def fork(self, handle: Any) -> Any:
         """As `ModelRunner`."""
-        slot = self._allocate(self._lengths[handle])
+        slot = self.allocate(self._lengths[handle])
         for buffers in (self.keys, self.values):
             for buffer in buffers:
                 buffer[slot] = buffer[handle]

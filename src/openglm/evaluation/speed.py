@@ -23,7 +23,7 @@ from ..blanks import Markers, PartA
 from ..engine.model_runner import ModelRunner
 from ..engine.runners import runner_for
 from ..errors import OptionError
-from ..layouts import lay_out
+from ..layouts import Layout, lay_out
 from ..network.model import GLMModel
 from ..network.quantization import KERNELS, Int8Linear, Plain, activation_limit
 from ..training.peak import matrix_rate
@@ -166,7 +166,7 @@ def measure(
         seconds = median_seconds(lambda one=layouts[:1]: _prefill_and_free(runner, one), runner.device, 5)  # type: ignore[misc]
         yield Measured(f"read {context} tokens", 1e3 * seconds, context / seconds, work / seconds, multiplying, "op/s")
         for batch in batches:
-            handles, _ = runner.prefill(layouts[:batch])
+            handles = _prefilled(runner, layouts[:batch])
             seconds = _decode_seconds(runner, handles, context, min(tokens, config.max_sequence_length - 2))
             for handle in handles:
                 runner.free(handle)
@@ -177,10 +177,15 @@ def measure(
             )  # fmt: skip
 
 
-def _prefill_and_free(runner: ModelRunner, layouts: Sequence[Any]) -> None:
-    handles, _ = runner.prefill(layouts)
-    for handle in handles:
+def _prefill_and_free(runner: ModelRunner, layouts: Sequence[Layout]) -> None:
+    for handle in _prefilled(runner, layouts):
         runner.free(handle)
+
+
+def _prefilled(runner: ModelRunner, layouts: Sequence[Layout]) -> list[Any]:
+    handles = [runner.allocate(len(layout)) for layout in layouts]
+    runner.prefill(handles, layouts)
+    return handles
 
 
 def _decode_seconds(runner: ModelRunner, handles: Sequence[Any], context: int, tokens: int) -> float:
@@ -189,6 +194,7 @@ def _decode_seconds(runner: ModelRunner, handles: Sequence[Any], context: int, t
     for number in range(WARM_UP + tokens):
         begun = time.perf_counter()
         logits = runner.decode(handles, [(number + 1, context // 2, min(number + 2, context))] * len(handles))
+        runner.append(handles)
         logits.argmax(-1).tolist()
         times.append(time.perf_counter() - begun)
     return statistics.median(times[WARM_UP:])
