@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -311,6 +313,26 @@ def test_a_fork_while_another_thread_fills(tiny_model: GLMModel, tokenizer: Bili
         over.set()
         thread.join()
     assert infiller.fill(text, max_new_tokens=5).text == expected
+
+
+FORKS = """
+import os, sys, threading, torch, openglm
+torch.set_num_threads(2)
+model = openglm.load()
+texts = ["He lived in New [MASK] until his death, and [MASK] was buried there."] * 8
+expected = model.fill(texts, max_new_tokens=5)[0].text
+child = os.fork()
+if child == 0:
+    os._exit(model.fill(texts, max_new_tokens=5)[0].text != expected)
+assert os.waitpid(child, 0)[1] == 0
+assert torch.get_num_threads() == 2
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_after_several_threads_computed() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def in_child(work: Callable[[], bool], seconds: float = 60.0) -> bool:

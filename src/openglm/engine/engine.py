@@ -230,5 +230,11 @@ def _after_fork() -> None:
         _held.pop()._lock.release()
 
 
+def _in_child() -> None:
+    if _held:
+        torch.set_num_threads(1)  # the threads of GNU OpenMP are gone, and it would wait for them for ever
+    _after_fork()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
