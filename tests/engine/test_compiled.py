@@ -55,7 +55,7 @@ def test_a_compiled_int8_network_agrees(architecture: str) -> None:
         # Sums in another order now and then round a value to the next of 127 steps.
         assert (a - b).norm() < 0.01 * a.norm()
     for a, b in zip(logits_of(plain, lengths), found, strict=True):
-        # So do keys in halves while reading; rounding to 8 bits at all moves this small network by 0.03.
+        # Rounding to 8 bits at all moves this small network by 0.03.
         assert (a - b).norm() < 0.02 * a.norm()
 
 

@@ -22,6 +22,7 @@ from openglm.engine.engine import Engine
 from openglm.engine.job import Job
 from openglm.engine.model_runner import ModelRunner, similar_lengths
 from openglm.engine.options import FillOptions
+from openglm.engine.paged_attention import DecodeCache, PrefillCache
 from openglm.engine.paged_runner import PagedRunner
 from openglm.engine.slot_runner import SlotRunner
 from openglm.engine.stop_tokens import StopTokens
@@ -40,14 +41,14 @@ NEVER = torch.arange(V) >= SOP
 NEVER[[EOP, EOS]] = False
 STOP = StopTokens((EOP, EOS), NEVER)
 RUNNERS: list[Callable[[GLMModel, int], ModelRunner]] = [PagedRunner, SlotRunner]
-if shutil.which(native.compiler()) and native.instructions() is not None:
+if native.kernel_for(GLMConfig(1, 32, 2, 128)):
 
-    def with_kernel(model: GLMModel, pad_id: int) -> PagedRunner:
+    def without_kernel(model: GLMModel, pad_id: int) -> PagedRunner:
         runner = PagedRunner(model, pad_id)
-        runner._prefill_cache, runner._decode_cache = native.NativePrefillCache, native.NativeDecodeCache
+        runner._prefill_cache, runner._decode_cache = PrefillCache, DecodeCache
         return runner
 
-    RUNNERS.append(with_kernel)
+    RUNNERS.append(without_kernel)
 
 Text = tuple[list[int], list[int], list[tuple[int, int]]]  # Part A, where its blanks are, their limits
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +18,13 @@ from openglm.batches import pad
 from openglm.blanks import Markers, PartA
 from openglm.engine import native
 from openglm.engine.paged_attention import DecodeCache, PrefillCache
+from openglm.engine.paged_runner import PagedRunner
 from openglm.engine.pages import BlockTable, PagePool
 from openglm.errors import OptionError
 from openglm.layouts import Layout, lay_out
 from openglm.network.attention import dense_mask
 from openglm.network.config import GLMConfig
+from openglm.network.model import GLMModel
 from openglm.tensors import to_tensors
 
 pytestmark = [
@@ -51,10 +56,9 @@ def processor(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.param == "AVX512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("the processor has no AVX-512")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "instructions", lambda: native.INSTRUCTIONS[request.param])
-        native.library.cache_clear()
+        patch.setenv("OPENGLM_KERNEL", request.param)
+        assert native.instructions() == request.param
         yield
-    native.library.cache_clear()
 
 
 @pytest.mark.usefixtures("processor")
@@ -88,6 +92,26 @@ def test_texts_get_what_torch_computes(size: int, dtype: torch.dtype) -> None:
         for _, tables in kept:
             for table in tables:
                 table.length += 1
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@torch.inference_mode()
+def test_reading_at_once_is_reading_one_by_one(dtype: torch.dtype) -> None:
+    """To the last bit."""
+    layout, tokens = layout_of(75), 75
+    part_a = layout.separator
+    qkv = queries_keys_values(1, tokens, 32)
+    pages = PagePool(config_of(32), dtype)
+    whole, parts = pages.allocate(tokens), pages.allocate(part_a)
+    expected = native.NativePrefillCache(pages, [whole], [layout]).attend(0, *qkv, None)
+    head = lay_out(PartA(layout.input_ids[:part_a], np.zeros(0, np.int64)), [], Markers(sop=120, eop=121))
+    read = [native.NativePrefillCache(pages, [parts], [head]).attend(0, *(x[:, :, :part_a] for x in qkv), None)]
+    for token in range(part_a, tokens):
+        one = (x[:, :, token : token + 1] for x in qkv)
+        read.append(native.NativeDecodeCache(pages, [parts]).attend(0, *one, None))
+        parts.length += 1
+    assert torch.equal(torch.cat(read, 2), expected)
 
 
 @torch.inference_mode()
@@ -125,35 +149,77 @@ def test_scores_far_apart_and_too_large_for_a_half() -> None:
         assert nearest <= 1e-3 * values.abs().max()
 
 
+# --- How it is built --------------------------------------------------------------------------
+
+
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache folder of our own, and a process that has not asked for the kernel yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native.library.cache_clear()
+    native._built.cache_clear()
     yield tmp_path / "openglm"
     native.library.cache_clear()
+    native._built.cache_clear()
 
 
-def test_it_is_compiled_once(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    native.library()
+def test_it_is_compiled_once_and_then_needs_no_compiler(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.kernel_for(config_of(16)) == native.instructions()
     [made] = fresh_cache.iterdir()
     native.library.cache_clear()
-    monkeypatch.setattr(native, "SOURCE", Path(shutil.copy(native.SOURCE, fresh_cache.parent)))
+    native._built.cache_clear()
+    monkeypatch.setenv("CXX", "no-such-compiler")
     before = made.stat().st_mtime_ns
-    native.library()
+    assert native.kernel_for(config_of(16)) == native.instructions()
     assert made.stat().st_mtime_ns == before
     assert list(fresh_cache.iterdir()) == [made]
 
 
 def test_a_home_that_cannot_be_written_to(fresh_cache: Path) -> None:
     fresh_cache.write_text("a file where a folder should be")
-    assert native.library().decode_float32
+    assert native.kernel_for(config_of(16)) == native.instructions()
     assert fresh_cache.read_text().startswith("a file")
 
 
-def test_a_compiler_that_refuses_is_named(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = fresh_cache.parent / "native.cpp"
-    broken.write_text("int x = no_such_name;")
-    monkeypatch.setattr(native, "SOURCE", broken)
-    with pytest.raises(OptionError, match=r"cannot compile native.cpp: .*no_such_name"):
-        native.library()
-    assert not list(fresh_cache.iterdir()), "nothing half-made stays"
+@pytest.mark.parametrize("trouble", ["no compiler", "a compiler that refuses", "a compiler that never ends"])
+def test_without_a_compiler_torch_computes(
+    trouble: str, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if trouble == "no compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    elif trouble == "a compiler that refuses":
+        broken = fresh_cache.parent / "native.cpp"
+        broken.write_text("int x = no_such_name;")
+        monkeypatch.setattr(native, "SOURCE", broken)
+    else:
+        slow = fresh_cache.parent / "slow"
+        slow.write_text("#!/bin/sh\nsleep 60\n")
+        slow.chmod(0o755)
+        monkeypatch.setenv("CXX", str(slow))
+        monkeypatch.setattr(native, "BUILD_SECONDS", 0.2)
+    with caplog.at_level("INFO", "openglm"):
+        runner = PagedRunner(GLMModel(config_of(16)).eval(), 122)
+    assert runner.kernel is None
+    assert runner._decode_cache is DecodeCache
+    assert "no-such-compiler" in caplog.text or "no_such_name" in caplog.text or "timed out" in caplog.text
+    assert not [path for path in fresh_cache.glob("*") if path.is_file()], "nothing half-made stays"
+
+
+def test_it_can_be_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.kernel_for(config_of(20)) is None, "heads of 20 are not a whole number of vectors"
+    monkeypatch.setenv("OPENGLM_KERNEL", "off")
+    assert native.kernel_for(config_of(16)) is None
+    monkeypatch.setenv("OPENGLM_KERNEL", "SSE")
+    with pytest.raises(OptionError, match=r"OPENGLM_KERNEL='SSE'.*AVX2.*off"):
+        native.kernel_for(config_of(16))
+
+
+def test_many_processes_may_build_it_at_once(tmp_path: Path) -> None:
+    code = "from openglm.engine import native; native.library(native.instructions()).decode_float32"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    assert [process.communicate(timeout=240)[1] for process in running] == [""] * 4
+    assert len(list((tmp_path / "openglm").iterdir())) == 1

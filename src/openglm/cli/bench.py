@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     kind = model.quantized or str(model.word_embeddings.weight.dtype).removeprefix("torch.")
     if not args.json:
         where = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-        print(f"{args.model}: {weight_sizes(model)[0] / 1e6:.1f} M weights in {kind}, {where}")
+        kernel = infiller.engine.runner.kernel
+        attention = f"attention by the {kernel} kernel" if kernel else "attention by torch"
+        print(f"{args.model}: {weight_sizes(model)[0] / 1e6:.1f} M weights in {kind}, {where}, {attention}")
         print(f"{'':34}  {'ms':>8}  {'tokens/s':>9}  {'rate':>13}  {'ceiling':>13}  share")
     found = measure(
         model, contexts=args.context, batches=args.batch, tokens=args.tokens, markers=tokenizer.markers,

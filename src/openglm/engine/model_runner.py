@@ -45,6 +45,7 @@ class ModelRunner(Protocol):
     """
 
     model: GLMModel
+    kernel: str | None  # of our own for attention, by its instructions; None: torch's
 
     @property
     def device(self) -> torch.device:

@@ -123,9 +123,9 @@ struct Rows {
     const float* operator()(int64_t t, int64_t n, int64_t s) const { return at + t * text + n * head + s * token; }
 };
 
-// What a text has: pages, as a row of `table`, and a length.
+// What a text has: pages, as a row of `table`; a length, and how many of its first tokens lie in the pages already.
 struct Texts {
-    const int32_t *table, *lengths;
+    const int32_t *table, *lengths, *starts;
     int64_t count, columns, heads, size;  // size: H
     int64_t threads;
 };
@@ -186,11 +186,11 @@ void prefill(
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t text = 0; text < texts.count; text++)
             for (int64_t head = 0; head < heads; head++) {
-                const int64_t length = texts.lengths[text];
+                const int64_t start = texts.starts[text], length = texts.lengths[text] - start;  // of what is new
                 const int32_t *pages = texts.table + text * texts.columns, *sees = seen + text * longest;
                 float* out = mixed + (text * longest * heads + head) * H;
                 for (int64_t token = 0; token < length; token++)
-                    kept.file(pages, head, token, k(text, head, token), v(text, head, token));
+                    kept.file(pages, head, start + token, k(text, head, token), v(text, head, token));
                 int64_t token = 0;
                 for (; token + 4 <= length; token += 4) {  // four share what is read
                     const float* four[4];
@@ -246,7 +246,7 @@ void decode(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows&
 
 }  // namespace
 
-// `prefill` reads all tokens of new texts, `longest` of each with padding, `decode` the newest token of each text.
+// `prefill` reads the new tokens of texts, `longest` of each with padding, `decode` the newest token of each text.
 // Both file keys and values, and write [texts, tokens, heads, H] to `mixed`.
 #define FOR_TYPE(NAME, T)                                                                                            \
     extern "C" void prefill_##NAME(const Texts* texts, T* keys, T* values, const Rows* q, const Rows* k, const Rows* v, \

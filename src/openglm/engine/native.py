@@ -1,8 +1,12 @@
 """Attention over pages as a compiled kernel, `native.cpp`: at the speed of the memory.
 
-It is compiled when it is first asked for, which takes a second, and kept in the user's cache
-folder. Where there is none, `paged_attention.py` does the same with operations of torch, in up to four
-times the time.
+It is compiled when it is first used, which takes a second or two, and kept in the user's cache
+folder, from where any number of processes may take it. Where there is none, for want of a
+compiler or on another processor, `paged_attention.py` does the same with operations of torch, in
+up to four times the time. OPENGLM_KERNEL=off asks for that, AVX2 or AVX512 for one of the kernels.
+
+A sequence gets the same numbers, bit for bit, in any company, and whether its tokens are read at
+once or one by one.
 
 Knows pages and pointers; nothing about how a token is chosen.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -34,6 +39,7 @@ from .pages import BlockTable, PagePool, page_numbers
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
+log = logging.getLogger("openglm")
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-w")
 # By torch's name for what a processor can do.
@@ -43,19 +49,49 @@ INSTRUCTIONS = {
 }
 
 
+BUILD_SECONDS = 120.0  # for the compiler; a machine on which it takes longer goes without
+
+
 def compiler() -> str:
     """The C++ compiler, as torch's own compiler finds it."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
-def instructions() -> Sequence[str] | None:
-    """Flags for this processor; None where the kernel is not meant to run."""
-    return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability()) if sys.platform == "linux" else None
+def instructions() -> str | None:
+    """Which of `INSTRUCTIONS` the kernel is to use; None where it is not meant to run.
+
+    Raises:
+        OptionError: OPENGLM_KERNEL names another one, or one that this processor lacks.
+    """
+    able = torch.backends.cpu.get_cpu_capability() if sys.platform == "linux" else ""
+    known = [name for name in INSTRUCTIONS if name == able or (name, able) == ("AVX2", "AVX512")]
+    wanted = os.environ.get("OPENGLM_KERNEL") or able
+    if wanted in known:
+        return wanted
+    if wanted not in ("off", able):
+        raise OptionError(f"OPENGLM_KERNEL={wanted!r}; on this machine it may be {', '.join([*known, 'off'])}")
+    return None
 
 
-def supports(config: GLMConfig) -> bool:
-    """Whether there is a kernel for such a model on this machine."""
-    return instructions() is not None and config.hidden_size // config.num_attention_heads % 16 == 0
+def kernel_for(config: GLMConfig) -> str | None:
+    """The instructions that the kernel for such a model uses; None where there is no kernel.
+
+    Raises:
+        OptionError: as `instructions`.
+    """
+    chosen = instructions()
+    if chosen is None or config.head_size % 16 or _built(chosen) is None:
+        return None
+    return chosen
+
+
+@functools.cache
+def _built(chosen: str) -> ctypes.CDLL | None:
+    try:
+        return library(chosen)
+    except (OptionError, OSError, subprocess.TimeoutExpired) as error:
+        log.info("attention goes without its kernel: %s", error)
+        return None
 
 
 def _cache_folder() -> Path:
@@ -63,33 +99,32 @@ def _cache_folder() -> Path:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The compiled kernels.
+def library(chosen: str) -> ctypes.CDLL:
+    """The compiled kernels for one of `INSTRUCTIONS`.
 
     Raises:
         OptionError: the compiler refuses.
+        OSError: there is no compiler, or what it made cannot be loaded.
+        subprocess.TimeoutExpired: the compiler takes too long.
     """
-    command = [compiler(), *FLAGS, *(instructions() or ())]
+    flags = (*FLAGS, *INSTRUCTIONS[chosen])
+    digest = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), *map(str.encode, flags)])).hexdigest()[:16]
     try:
-        version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
-        made_of = [SOURCE.read_bytes(), version, *map(str.encode, command)]
-        digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
-        try:
-            return _built(command, _cache_folder() / f"native-{digest}.so")
-        except OSError:  # a home that cannot be written to, or not run from
-            with tempfile.TemporaryDirectory() as temporary:
-                return _built(command, Path(temporary) / "native.so")
-    except subprocess.CalledProcessError as error:
-        told = error.stderr.decode(errors="replace").strip().splitlines()
-        raise OptionError(
-            f"compile: {command[0]} cannot compile {SOURCE.name}: {told[0] if told else error}"
-        ) from error
+        return _made(flags, _cache_folder() / f"native-{digest}.so")
+    except (OSError, RuntimeError):  # no home, or one that cannot be written to, or not run from
+        with tempfile.TemporaryDirectory() as temporary:
+            return _made(flags, Path(temporary) / "native.so")
 
 
-def _built(command: Sequence[str], target: Path) -> ctypes.CDLL:
+def _made(flags: Sequence[str], target: Path) -> ctypes.CDLL:
     if not target.exists():
-        with replacing(target) as part:  # others may be making the same
-            subprocess.run([*command, str(SOURCE), "-o", str(part)], capture_output=True, check=True)
+        with replacing(target) as part:  # others may be making the same: each under a name of its own
+            command = [compiler(), *flags, str(SOURCE), "-o", str(part)]
+            try:
+                subprocess.run(command, capture_output=True, check=True, timeout=BUILD_SECONDS)
+            except subprocess.CalledProcessError as error:
+                told = error.stderr.decode(errors="replace").strip().splitlines()
+                raise OptionError(f"{command[0]} cannot compile {SOURCE.name}: {told[0] if told else error}") from error
     return ctypes.CDLL(str(target))
 
 
@@ -101,6 +136,7 @@ class _Texts(ctypes.Structure):
     _fields_ = (
         ("table", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("count", "columns", "heads", "size", "threads")),
     )
 
@@ -118,15 +154,19 @@ class _NativeCache:
 
     kernel: str
 
-    def __init__(self, pages: PagePool, tables: Sequence[BlockTable], lengths: Sequence[int]) -> None:
+    def __init__(
+        self, pages: PagePool, tables: Sequence[BlockTable], starts: Sequence[int], lengths: Sequence[int]
+    ) -> None:
         self.pages = pages
         self._numbers = page_numbers(tables)
-        self._lengths = np.array(lengths, np.int32)
+        self._starts, self._lengths = np.array(starts, np.int32), np.array(lengths, np.int32)
         self._texts = _Texts(
-            self._numbers.ctypes.data, self._lengths.ctypes.data, *self._numbers.shape,
+            self._numbers.ctypes.data, self._lengths.ctypes.data, self._starts.ctypes.data, *self._numbers.shape,
             pages.heads, pages.head_size, torch.get_num_threads(),
         )  # fmt: skip
-        self._attend = library()[f"{self.kernel}_{str(pages.dtype).removeprefix('torch.')}"]
+        chosen = instructions()
+        assert chosen is not None, "there is a kernel for this model"
+        self._attend = library(chosen)[f"{self.kernel}_{str(pages.dtype).removeprefix('torch.')}"]
         self._more: tuple[Any, ...] = ()
 
     def attend(
@@ -156,7 +196,7 @@ class NativePrefillCache(_NativeCache):
 
     def __init__(self, pages: PagePool, tables: Sequence[BlockTable], layouts: Sequence[Layout]) -> None:
         lengths = [len(layout) for layout in layouts]
-        super().__init__(pages, tables, lengths)
+        super().__init__(pages, tables, [0] * len(tables), lengths)
         longest = max(lengths)
         self._seen = np.zeros((len(layouts), longest), np.int32)
         for row, layout in zip(self._seen, layouts, strict=True):
@@ -172,4 +212,5 @@ class NativeDecodeCache(_NativeCache):
     def __init__(self, pages: PagePool, tables: Sequence[BlockTable]) -> None:
         for table in tables:
             pages.append_slot(table)
-        super().__init__(pages, tables, [table.length + 1 for table in tables])
+        lengths = [table.length for table in tables]
+        super().__init__(pages, tables, lengths, [length + 1 for length in lengths])

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..layouts import Layout
 from ..network.cache import Cache
 from ..network.model import GLMModel
+from . import native
 from .model_runner import HiddenStates, Input, decode_logits, in_groups, prefill_logits
 from .paged_attention import DecodeCache, PrefillCache
 from .pages import BlockTable, PagePool
@@ -24,23 +25,23 @@ class PagedRunner:
         compile: run the network as a compiled graph. Making its graphs takes up to two minutes,
             on first use; torch keeps their kernels on disk for the next time.
 
+    Attributes:
+        kernel: the instructions that the kernel for attention uses; None where torch computes it.
+
     Raises:
-        OptionError: compile, and no C++ compiler, or one that refuses.
+        OptionError: compile, and no C++ compiler; a kernel asked for that this machine has not.
     """
 
     def __init__(self, model: GLMModel, pad_id: int, *, compile: bool = False) -> None:
         self.model, self.pad_id = model, pad_id
         self._hidden_states: HiddenStates = model.hidden_states
-        self._prefill_cache: Callable[..., Cache] = PrefillCache
-        self._decode_cache: Callable[..., Cache] = DecodeCache
         if compile:
-            from . import native
             from .compiled import CompiledStates
 
             self._hidden_states = CompiledStates(model)
-            if native.supports(model.config):
-                native.library()
-                self._prefill_cache, self._decode_cache = native.NativePrefillCache, native.NativeDecodeCache
+        self.kernel = native.kernel_for(model.config)
+        self._prefill_cache: Callable[..., Cache] = native.NativePrefillCache if self.kernel else PrefillCache
+        self._decode_cache: Callable[..., Cache] = native.NativeDecodeCache if self.kernel else DecodeCache
         exact = model.word_embeddings.weight.dtype == torch.float32
         self.pages = PagePool(model.config, torch.float32 if exact else torch.float16)
         self.num_held = 0

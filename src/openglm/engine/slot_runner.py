@@ -36,6 +36,8 @@ class SlotRunner:
         compile: compile decoding. The first step of each shape then takes up to a minute.
     """
 
+    kernel: str | None = None
+
     def __init__(self, model: GLMModel, pad_id: int, *, compile: bool = False) -> None:
         self.model, self.pad_id = model, pad_id
         config = model.config

@@ -1,0 +1,91 @@
+"""A text gets the same alone, in a list and beside other callers' texts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import openglm
+from openglm.engine import native
+from openglm.infill.infiller import Infiller
+from openglm.infill.results import Filled
+from openglm.network.config import GLMConfig
+
+TEXT = "the king of a small house near river and 老师 说 今天 天气 很 好 we saw old man his dog went , . 北京 是"
+WORDS = TEXT.split()
+OPTIONS = {"max_new_tokens": 8, "temperature": 1.0, "seed": 3}
+
+pytestmark = pytest.mark.slow
+
+
+def texts_of(count: int) -> list[str]:
+    """Of 3 to 120 words, one or two of them blanks."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for _ in range(count):
+        words = [WORDS[i] for i in rng.integers(0, len(WORDS), int(rng.integers(3, 120)))]
+        for place in rng.integers(0, len(words), int(rng.integers(1, 3))):
+            words[place] = "[MASK]"
+        texts.append(" ".join(words))
+    return texts
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda threads: f"{threads} threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.skipif(native.kernel_for(GLMConfig(1, 32, 2, 128)) is None, reason="needs the kernel")
+def test_int8_does_not_depend_on_company() -> None:
+    """Texts, tokens and log-probabilities, to the last bit; other texts with other options run beside them."""
+    model = openglm.load()
+    assert model.model.quantized == "int8"
+    texts = texts_of(200)
+    together = model.fill(texts, **OPTIONS)
+    assert [model.fill(text, **OPTIONS) for text in texts[::4]] == together[::4]
+    assert under_load(model, texts[:40]) == together[:40]
+
+
+def under_load(model: Infiller, texts: list[str]) -> list[Filled]:
+    """Each text by a call of its own, from four threads, while a fifth one searches with beams."""
+    found: dict[int, Filled] = {}
+    over = threading.Event()
+
+    def fill(first: int) -> None:
+        for number in range(first, len(texts), 4):
+            found[number] = model.fill(texts[number], **OPTIONS)
+
+    def search() -> None:
+        while not over.is_set():
+            model.fill(texts[::9], num_beams=3, max_new_tokens=5)
+
+    threads = [threading.Thread(target=fill, args=(n,)) for n in range(4)]
+    others = threading.Thread(target=search)
+    for thread in (*threads, others):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    others.join()
+    return [found[number] for number in range(len(texts))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_other_types_differ_by_rounding_alone(dtype: str) -> None:
+    """Their matrix products add up in an order that depends on how many rows there are."""
+    model = openglm.load(dtype=dtype)
+    texts = texts_of(200)
+    together = model.fill(texts, **OPTIONS)
+    alone = [model.fill(text, **OPTIONS) for text in texts[::4]]
+    same = [(a, b) for a, b in zip(alone, together[::4], strict=True) if a.text == b.text]
+    assert len(same) >= (0.9 if dtype == "float32" else 0.5) * len(alone)
+    worst = max(abs(a.logprob - b.logprob) for a, b in same)
+    assert worst < (1e-4 if dtype == "float32" else 0.2)
