@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import openglm
-from openglm.engine import native
 from openglm.infill.infiller import Infiller
 from openglm.infill.results import Filled
+from openglm.infill.scoring import prompts_of
 from openglm.network.config import GLMConfig
+from openglm.network.native import kernel_for
+from openglm.scoring.candidates import token_logprobs
+from openglm.scoring.question import Question
 
 TEXT = "the king of a small house near river and 老师 说 今天 天气 很 好 we saw old man his dog went , . 北京 是"
 WORDS = TEXT.split()
@@ -34,7 +38,7 @@ def texts_of(count: int) -> list[str]:
     return texts
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda threads: f"{threads} threads")
+@pytest.fixture(scope="module", params=[1, 3], ids=lambda threads: f"{threads} threads")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -42,16 +46,35 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("threads")
-@pytest.mark.skipif(native.kernel_for(GLMConfig(1, 32, 2, 128)) is None, reason="needs the kernel")
-def test_int8_does_not_depend_on_company() -> None:
+@pytest.mark.skipif(kernel_for(GLMConfig(1, 32, 2, 128)) is None, reason="needs the kernel")
+def test_int8_does_not_depend_on_company(threads: int) -> None:
     """Texts, tokens and log-probabilities, to the last bit; other texts with other options run beside them."""
     model = openglm.load()
     assert model.model.quantized == "int8"
-    texts = texts_of(200)
+    texts = texts_of(200 if threads == 1 else 40)
     together = model.fill(texts, **OPTIONS)
-    assert [model.fill(text, **OPTIONS) for text in texts[::4]] == together[::4]
+    assert [model.fill(text, **OPTIONS) for text in texts] == together
     assert under_load(model, texts[:40]) == together[:40]
+
+
+@pytest.mark.skipif(kernel_for(GLMConfig(1, 32, 2, 128)) is None, reason="needs the kernel")
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}, {"num_beams": 3}], ids=str)
+def test_the_score_of_a_fill_is_its_log_probability(options: dict[str, Any]) -> None:
+    """Asked by its tokens, in trees with others: rounding to 8 bits would show a difference of 0.05."""
+    model = openglm.load()
+    prompts = prompts_of(texts_of(200)[::5], model.tokenizer, model.model, None)
+    compared = 0
+    for prompt, filled in zip(prompts, model.fill(texts_of(200)[::5], max_new_tokens=8, **options), strict=True):
+        if any(blank.finish_reason != "stop" for blank in filled.blanks):
+            continue
+        own = tuple(tuple(blank.token_ids) for blank in filled.blanks)
+        others = tuple(tuple((*ids[:1], 7 + i) for ids in own) for i in range(3))
+        question = Question(prompt.part_a, (*others, own), (0,) * 4, ("",))
+        [scores] = token_logprobs(model.model, [question], model.tokenizer.markers, model.tokenizer.eos)
+        expected = [value for blank in filled.blanks for value in blank.token_logprobs]
+        assert scores[-1].tolist() == pytest.approx(expected, abs=2e-5)
+        compared += 1
+    assert compared > 20
 
 
 def under_load(model: Infiller, texts: list[str]) -> list[Filled]:

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openglm.blanks import Markers, PartA
-from openglm.engine import native
 from openglm.engine.decoding import SamplingJob, SamplingSequence
 from openglm.engine.engine import Engine
 from openglm.engine.job import Job
@@ -31,6 +30,7 @@ from openglm.layouts import PartBState, lay_out
 from openglm.network.attention import prefix_mask
 from openglm.network.config import GLMConfig
 from openglm.network.model import GLMModel
+from openglm.network.native import kernel_for
 from openglm.tokenizer import BilingualTokenizer
 
 from ..conftest import random_model
@@ -41,7 +41,7 @@ NEVER = torch.arange(V) >= SOP
 NEVER[[EOP, EOS]] = False
 STOP = StopTokens((EOP, EOS), NEVER)
 RUNNERS: list[Callable[[GLMModel, int], ModelRunner]] = [PagedRunner, SlotRunner]
-if native.kernel_for(GLMConfig(1, 32, 2, 128)):
+if kernel_for(GLMConfig(1, 32, 2, 128)):
 
     def without_kernel(model: GLMModel, pad_id: int) -> PagedRunner:
         runner = PagedRunner(model, pad_id)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,18 +14,16 @@ from openglm.batches import pad
 from openglm.blanks import Markers, PartA
 from openglm.engine import native
 from openglm.engine.paged_attention import DecodeCache, PrefillCache
-from openglm.engine.paged_runner import PagedRunner
 from openglm.engine.pages import BlockTable, PagePool
-from openglm.errors import OptionError
 from openglm.layouts import Layout, lay_out
-from openglm.network.attention import dense_mask
+from openglm.network import native as kernels
+from openglm.network.attention import dense_mask, tokens_seen
 from openglm.network.config import GLMConfig
-from openglm.network.model import GLMModel
 from openglm.tensors import to_tensors
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which(native.compiler()) is None, reason=f"the kernel needs {native.compiler()}"),
-    pytest.mark.skipif(native.instructions() is None, reason="there is no kernel for this machine"),
+    pytest.mark.skipif(shutil.which(kernels.compiler()) is None, reason=f"the kernel needs {kernels.compiler()}"),
+    pytest.mark.skipif(kernels.instructions() is None, reason="there is no kernel for this machine"),
 ]
 LAYERS, HEADS = 2, 3
 
@@ -50,14 +44,14 @@ def queries_keys_values(texts: int, tokens: int, size: int) -> tuple[Tensor, ...
     return torch.randn(texts, tokens, 3, HEADS, size).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-@pytest.fixture(scope="module", params=native.INSTRUCTIONS)
+@pytest.fixture(scope="module", params=kernels.INSTRUCTIONS)
 def processor(request: pytest.FixtureRequest) -> Iterator[None]:
     """The kernel for each kind of processor that this one can stand for."""
     if request.param == "AVX512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("the processor has no AVX-512")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENGLM_KERNEL", request.param)
-        assert native.instructions() == request.param
+        assert kernels.instructions() == request.param
         yield
 
 
@@ -149,77 +143,27 @@ def test_scores_far_apart_and_too_large_for_a_half() -> None:
         assert nearest <= 1e-3 * values.abs().max()
 
 
-# --- How it is built --------------------------------------------------------------------------
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@torch.inference_mode()
+def test_attention_under_a_mask_is_that_over_pages(dtype: torch.dtype) -> None:
+    """To the last bit: layouts that lie apart among others, as the candidates of a tree do."""
+    rng = np.random.default_rng(0)
+    layouts, S = [layout_of(n) for n in (70, 9, 130)], 150
+    qkv = queries_keys_values(len(layouts), S, 32)
+    places = [np.sort(rng.choice(S, len(layout), replace=False)) for layout in layouts]
+    sees = np.zeros((len(layouts), 1, S, S), np.bool_)
+    for row, (place, layout) in enumerate(zip(places, layouts, strict=True)):
+        for token, count in zip(place, counts_of(layout), strict=True):
+            sees[row, 0, token, place[:count]] = True
+    found = kernels.MaskedAttention(dtype).attend(0, *qkv, torch.from_numpy(sees))
+    assert found.isfinite().all()
+    for row, (place, layout) in enumerate(zip(places, layouts, strict=True)):
+        pages = PagePool(config_of(32), dtype)
+        own = (x[row : row + 1, :, place] for x in qkv)
+        expected = native.NativePrefillCache(pages, [pages.allocate(len(layout))], [layout]).attend(0, *own, None)
+        assert torch.equal(found[row, :, place], expected[0])
 
 
-@pytest.fixture
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache folder of our own, and a process that has not asked for the kernel yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.library.cache_clear()
-    native._built.cache_clear()
-    yield tmp_path / "openglm"
-    native.library.cache_clear()
-    native._built.cache_clear()
-
-
-def test_it_is_compiled_once_and_then_needs_no_compiler(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.kernel_for(config_of(16)) == native.instructions()
-    [made] = fresh_cache.iterdir()
-    native.library.cache_clear()
-    native._built.cache_clear()
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    before = made.stat().st_mtime_ns
-    assert native.kernel_for(config_of(16)) == native.instructions()
-    assert made.stat().st_mtime_ns == before
-    assert list(fresh_cache.iterdir()) == [made]
-
-
-def test_a_home_that_cannot_be_written_to(fresh_cache: Path) -> None:
-    fresh_cache.write_text("a file where a folder should be")
-    assert native.kernel_for(config_of(16)) == native.instructions()
-    assert fresh_cache.read_text().startswith("a file")
-
-
-@pytest.mark.parametrize("trouble", ["no compiler", "a compiler that refuses", "a compiler that never ends"])
-def test_without_a_compiler_torch_computes(
-    trouble: str, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    if trouble == "no compiler":
-        monkeypatch.setenv("CXX", "no-such-compiler")
-    elif trouble == "a compiler that refuses":
-        broken = fresh_cache.parent / "native.cpp"
-        broken.write_text("int x = no_such_name;")
-        monkeypatch.setattr(native, "SOURCE", broken)
-    else:
-        slow = fresh_cache.parent / "slow"
-        slow.write_text("#!/bin/sh\nsleep 60\n")
-        slow.chmod(0o755)
-        monkeypatch.setenv("CXX", str(slow))
-        monkeypatch.setattr(native, "BUILD_SECONDS", 0.2)
-    with caplog.at_level("INFO", "openglm"):
-        runner = PagedRunner(GLMModel(config_of(16)).eval(), 122)
-    assert runner.kernel is None
-    assert runner._decode_cache is DecodeCache
-    assert "no-such-compiler" in caplog.text or "no_such_name" in caplog.text or "timed out" in caplog.text
-    assert not [path for path in fresh_cache.glob("*") if path.is_file()], "nothing half-made stays"
-
-
-def test_it_can_be_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.kernel_for(config_of(20)) is None, "heads of 20 are not a whole number of vectors"
-    monkeypatch.setenv("OPENGLM_KERNEL", "off")
-    assert native.kernel_for(config_of(16)) is None
-    monkeypatch.setenv("OPENGLM_KERNEL", "SSE")
-    with pytest.raises(OptionError, match=r"OPENGLM_KERNEL='SSE'.*AVX2.*off"):
-        native.kernel_for(config_of(16))
-
-
-def test_many_processes_may_build_it_at_once(tmp_path: Path) -> None:
-    code = "from openglm.engine import native; native.library(native.instructions()).decode_float32"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    running = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    assert [process.communicate(timeout=240)[1] for process in running] == [""] * 4
-    assert len(list((tmp_path / "openglm").iterdir())) == 1
+def counts_of(layout: Layout) -> list[int]:
+    return tokens_seen(layout.separator, len(layout)).tolist()

@@ -53,7 +53,7 @@ class Hypothesis:
     def score(self, length_penalty: float) -> float:
         """Sum of log-probabilities over length ** length_penalty, the ends counted as tokens; always finite."""
         try:
-            divisor = float(max(1, self.length)) ** length_penalty
+            divisor: float = float(max(1, self.length)) ** length_penalty
         except OverflowError:
             divisor = math.inf
         return max(self.logprob / max(divisor, sys.float_info.min), -sys.float_info.max)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..network.model import GLMModel
+from ..network.native import compiler
 from ..network.quantization import NUMBERED
-from .native import compiler
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..layouts import Layout
 from ..network.cache import Cache
 from ..network.model import GLMModel
+from ..network.native import kernel_for, pages_dtype
 from . import native
 from .model_runner import HiddenStates, Input, decode_logits, in_groups, prefill_logits
 from .paged_attention import DecodeCache, PrefillCache
@@ -39,11 +40,10 @@ class PagedRunner:
             from .compiled import CompiledStates
 
             self._hidden_states = CompiledStates(model)
-        self.kernel = native.kernel_for(model.config)
+        self.kernel = kernel_for(model.config)
         self._prefill_cache: Callable[..., Cache] = native.NativePrefillCache if self.kernel else PrefillCache
         self._decode_cache: Callable[..., Cache] = native.NativeDecodeCache if self.kernel else DecodeCache
-        exact = model.word_embeddings.weight.dtype == torch.float32
-        self.pages = PagePool(model.config, torch.float32 if exact else torch.float16)
+        self.pages = PagePool(model.config, pages_dtype(model))
         self.num_held = 0
 
     @property

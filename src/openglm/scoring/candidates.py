@@ -26,6 +26,7 @@ from ..batches import group_by_length
 from ..blanks import Ids, Markers
 from ..layouts import lay_out
 from ..network.model import GLMModel
+from ..network.native import exact_attention
 from .question import Question
 from .tree import Tree, tree_of
 
@@ -120,7 +121,8 @@ class CandidateBatch:
 
     def hidden_states(self, model: GLMModel) -> Tensor:
         """Final hidden states, [Q, S, D]."""
-        return model.hidden_states(self.input_ids, self.position_ids, self.mask)
+        cache = exact_attention(model)
+        return model.hidden_states(self.input_ids, self.position_ids, self.mask, cache=cache)
 
     def token_logprobs(self, model: GLMModel, *, hidden: Tensor | None = None) -> Tensor:
         """Log-probability in nats of every token read, candidate after candidate, [R] float32.

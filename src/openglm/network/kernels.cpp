@@ -1,4 +1,4 @@
-// Attention over keys and values that lie in pages (paged_attention.py), one text after the other.
+// Attention over keys and values that lie in pages (engine/paged_attention.py), one text after the other.
 //
 // A page of one layer holds, in float or half,
 //
@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 namespace {
@@ -244,6 +245,46 @@ void decode(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows&
     }
 }
 
+// Attention under a mask, of tokens that lie in no pages: what each token sees is put into pages first, so that it
+// gets what it would get at the end of just those tokens. q, k, v: [texts, heads, tokens, H]; sees: [texts, tokens, tokens].
+template <class T>
+void masked(
+    const Texts& texts, int64_t tokens, const Rows& q, const Rows& k, const Rows& v, const uint8_t* sees, float* mixed
+) {
+    const int64_t heads = texts.heads, H = texts.size, pages = (tokens + PAGE_SIZE - 1) / PAGE_SIZE, apart = heads * H;
+    std::vector<int32_t> numbers(pages);
+    std::iota(numbers.begin(), numbers.end(), 0);
+#pragma omp parallel num_threads(texts.threads)
+    {
+        std::vector<float> scratch;
+        std::vector<T> keys(pages * PAGE_SIZE * H), values(pages * PAGE_SIZE * H);
+        const Pages<T> kept{keys.data(), values.data(), 1, H};
+        std::vector<int32_t> filed, seen;
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int64_t text = 0; text < texts.count; text++)
+            for (int64_t head = 0; head < heads; head++) {
+                filed.clear();
+                for (int64_t token = 0; token < tokens; token++) {
+                    const uint8_t* row = sees + (text * tokens + token) * tokens;
+                    seen.clear();
+                    for (int64_t other = 0; other < tokens; other++)
+                        if (row[other]) seen.push_back(other);
+                    const auto common = std::mismatch(seen.begin(), seen.end(), filed.begin(), filed.end()).first;
+                    for (int64_t i = common - seen.begin(); i < (int64_t)seen.size(); i++)
+                        kept.file(numbers.data(), 0, i, k(text, head, seen[i]), v(text, head, seen[i]));
+                    std::swap(filed, seen);
+                    const int32_t count = filed.size();
+                    const float* one = q(text, head, token);
+                    float* out = mixed + ((text * tokens + token) * heads + head) * H;
+                    if (count)
+                        attend<1>(kept, numbers.data(), 0, &count, &one, scratch, out, apart);
+                    else
+                        std::fill_n(out, H, 0.0f);
+                }
+            }
+    }
+}
+
 }  // namespace
 
 // `prefill` reads the new tokens of texts, `longest` of each with padding, `decode` the newest token of each text.
@@ -258,6 +299,10 @@ void decode(const Texts& texts, const Pages<T>& kept, const Rows& q, const Rows&
                                 float* mixed) {                                                                      \
         const Pages<T> pages{keys, values, texts->heads, texts->size};                                               \
         decode(*texts, pages, *q, *k, *v, mixed);                                                                      \
+    }                                                                                                                \
+    extern "C" void masked_##NAME(const Texts* texts, int64_t tokens, const Rows* q, const Rows* k, const Rows* v,   \
+                                  const uint8_t* sees, float* mixed) {                                               \
+        masked<T>(*texts, tokens, *q, *k, *v, sees, mixed);                                                          \
     }
 FOR_TYPE(float32, float)
 FOR_TYPE(float16, Half)
