@@ -83,7 +83,8 @@ class Infiller:
 
         Returns:
             One result for a text, a list in the same order for a list. A text gives the
-            same result alone and in a list.
+            same result alone and in a list: to the last bit with int8 weights where the kernel for
+            attention runs, else up to rounding.
 
         Raises:
             InputError, UnsupportedBlankError, ContextLengthError: the text cannot be filled.
