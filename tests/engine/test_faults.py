@@ -172,7 +172,7 @@ def test_beams_are_ranked_as_their_quotients_are() -> None:
     rng = np.random.default_rng(0)
     beams = []
     for _ in range(40):
-        values = tuple(-rng.exponential(2.0, int(rng.integers(1, 30))))
+        values = tuple((-rng.exponential(2.0, int(rng.integers(1, 30)))).tolist())
         beams.append(Hypothesis(((1,),), (values,), ("stop",)))
     for penalty in (-3.0, -0.5, 0.0, 0.7, 1.0, 2.5):
         quotients = [beam.logprob / beam.length**penalty for beam in beams]
