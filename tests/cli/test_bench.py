@@ -51,7 +51,7 @@ def test_for_people() -> None:
         (["--context", "600"], "600"),
         (["--context", "0"], "above 0"),
         (["--batch", "x"], "'x'"),
-        (["--threads", "0"], "at least 1"),
+        (["--threads", "0"], "from 1 to"),
         (["--quantize", "int2"], "int2"),
     ],
 )
