@@ -28,6 +28,15 @@ settings.register_profile(
 settings.load_profile("openglm")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long forms of tests unless somebody asks for tests by their marks."""
+    if config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: python -m pytest -m exhaustive"))
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Every test starts from the same random state."""

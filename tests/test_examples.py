@@ -21,7 +21,8 @@ PROGRAMS = {
     "serve_and_call.py": (("starlette", "uvicorn", "pydantic", "prometheus_client"), ["The capital of France is"]),
     "ray_folder.py": (("ray",), ["There were 0", "There were 4"]),
     "with_transformers.py": (("transformers",), ["generate:", "again:"]),
-    "with_peft.py": (("transformers", "peft"), ["after:  我们的口号是天天向上。"]),
+    "transformers_trainer.py": (("transformers", "accelerate"), ["The capital of France is Paris."]),
+    "peft_adapter.py": (("transformers", "peft", "accelerate"), ["The capital of France is Paris."]),
 }
 
 
@@ -34,12 +35,12 @@ def run(name: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_runs(name: str) -> None:
+def test_a_program_runs(name: str, tmp_path: Path) -> None:
     needs, shown = PROGRAMS[name]
     missing = [each for each in needs if importlib.util.find_spec(each) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}: pip install '.[dev]'")
-    arguments = []
+    arguments = [str(tmp_path / "run")] if name in ("transformers_trainer.py", "peft_adapter.py") else []
     if name == "serve_and_call.py":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -79,7 +79,7 @@ def test_some_command_lines(scratch: Path, model: Path) -> None:
     attack(scratch, model, seed=1, count=60)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_many_command_lines(scratch: Path, model: Path, seed: int) -> None:

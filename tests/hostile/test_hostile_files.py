@@ -65,7 +65,7 @@ def test_damaged_models(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "txt"])
-@pytest.mark.parametrize("count", [25, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [25, pytest.param(250, marks=pytest.mark.exhaustive)])
 def test_damaged_inputs(scratch: Path, model: Path, form: str, count: int) -> None:
     rng = random.Random(form)
     rows = {
@@ -107,7 +107,7 @@ def test_task_files_that_are_wrong(scratch: Path, model: Path, content: str) -> 
     assert found.code == 2
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.exhaustive)])
 def test_records_of_every_type(scratch: Path, model: Path, count: int) -> None:
     """Values where text belongs, and text where values belong."""
     rng = random.Random(count)

@@ -48,7 +48,7 @@ def test_wrong_vocabularies(tmp_path: Path, name: str) -> None:
         try_to_load(tmp_path)
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(300, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "vocab.txt"])
 def test_damaged_vocabularies(tmp_path: Path, name: str, count: int) -> None:
     rng = random.Random(name)
