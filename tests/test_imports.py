@@ -99,7 +99,8 @@ FLOORS = (
     ("reporting",),
     ("training",),
     ("pretraining", "finetuning"),
-    ("evaluation", "serve", "integrations"),
+    ("evaluation", "serve"),
+    ("integrations",),
     ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
