@@ -101,12 +101,19 @@ def test_an_edit_of_equal_size_is_noticed(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_states_written_before_digests_go_on(given: dict[str, Any]) -> None:
+def test_states_of_earlier_versions_go_on(given: dict[str, Any]) -> None:
+    """They do not say which tensors they have, what the text holds, or what could not be chosen then."""
     openglm.pretrain(RECIPE, **given, steps=2)
     ((_, path),) = states(given["output"])
     payload = torch.load(path, weights_only=True)
-    del payload["meta"]["tensors"], payload["meta"]["identity"]["data"][0][CONTENT]
+    identity = payload["meta"]["identity"]
+    del payload["meta"]["tensors"], identity["data"][0][CONTENT], identity["objectives"]["single_words"]
+    identity["model"].pop("architecture", None)
+    for stage in identity["run"]["stages"]:
+        del stage["objectives"]
     torch.save(payload, path)
+    with pytest.raises(TrainingError, match=r"objectives\.single_words was absent and is 0\.5"):
+        openglm.pretrain(RECIPE, **given, settings={"objectives.single_words": 0.5})
     assert openglm.pretrain(RECIPE, **given).finished
 
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ..batches import Batch
 from ..data.samples import SampleMaker
+from ..data.spans import Objectives
 from ..data.stream import OBJECTIVE_NAMES, BatchStream, Source
 from ..errors import TrainingError
+from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..reporting.report import Report
 from ..tensors import to_tensors
@@ -23,7 +25,7 @@ from ..training.parallel import Processes
 from ..training.peak import matrix_rate, training_flops
 from ..training.sizes import check_memory
 from ..training.step import LossModule
-from ..training.task import TrainingTask
+from ..training.task import ANYTHING, TrainingTask
 from .corpora import CONTENT, facts_of, identity_of
 from .evaluate import Evaluator, validation_samples
 from .fills import FillSamples
@@ -128,7 +130,7 @@ class Trainer:
             batch=self.batches,
             groups=OBJECTIVE_NAMES,
             identity=self._identity(),
-            added_later=(CONTENT,),
+            assumed=self._assumed(),
             describe=self.batches.describe,
             flops=flops,
             evaluate=self._evaluate if self.valid else None,
@@ -146,6 +148,18 @@ class Trainer:
             "tokenizer": self.tokenizer.identity,
             "data": self.processes.by_first(lambda: [identity_of(source, known) for source in self.train]),
         }
+
+    def _assumed(self) -> dict[str, Any]:
+        """What states were made with that do not name it: the defaults, and text of any content."""
+        sections = {"model": GLMConfig, "objectives": Objectives}
+        sections |= {f"run.stages.{number}": Stage for number in range(len(self.recipe.run.stages))}
+        values = {
+            f"{name}.{field.name}": field.default
+            for name, kind in sections.items()
+            for field in dataclasses.fields(kind)
+            if field.default is not dataclasses.MISSING
+        }
+        return values | {f"data.{number}.{CONTENT}": ANYTHING for number in range(len(self.train))}
 
     def _open_report(self, track: str, measure_peak: bool) -> Report | None:
         run = self.recipe.run

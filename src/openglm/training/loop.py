@@ -39,7 +39,7 @@ from .options import LoopOptions
 from .parallel import Processes
 from .state import load_state, lock, save_state, states
 from .state_formats import Meta
-from .task import LoopBatch, TrainingTask
+from .task import ANYTHING, LoopBatch, TrainingTask
 from .translate_errors import translate_errors
 
 _DAMAGED = "its plain values are damaged; remove it, and the state before it is used"
@@ -284,9 +284,10 @@ class Loop:
         for name in ("step", "tokens_seen"):
             if not isinstance(meta.get(name), int) or meta[name] < 0:
                 raise TrainingError(f"{path}: {_DAMAGED} ({name} is {meta.get(name, 'missing')})")
+        assumed = self.task.assumed
         here, there = dict(flattened(self.task.identity)), dict(flattened(meta.get("identity", {})))
         for name in [*here, *there]:
-            if name.rpartition(".")[2] in self.task.added_later and name not in there:
+            if name not in there and name in assumed and assumed[name] in (ANYTHING, here[name]):
                 continue  # a state of an earlier version, which did not know it
             if here.get(name) != there.get(name):
                 raise TrainingError(

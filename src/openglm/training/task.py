@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+ANYTHING = object()
+
 
 class LoopBatch(Protocol):
     """What the loop asks of a batch; `batches.Batch` is one.
@@ -47,7 +49,8 @@ class TrainingTask:
         batch: number of a micro-batch -> the batch; the same for the same number, always.
         groups: names of the groups of losses, reported as `loss/NAME`.
         identity: plain values that a state must agree on to be resumed from.
-        added_later: keys of the identity that states of earlier versions do not have.
+        assumed: names in the identity, with dots, that states of earlier versions do not have, and
+            the value that these were made with; `ANYTHING` where it is not known.
         describe: number of a micro-batch -> how large it is, in words.
         flops: (number of a micro-batch, share of its positions that have a loss) -> FLOPs per
             position of a whole update, for the report.
@@ -63,7 +66,7 @@ class TrainingTask:
     batch: Callable[[int], LoopBatch]
     groups: tuple[str, ...]
     identity: Mapping[str, Any] = field(default_factory=dict)
-    added_later: tuple[str, ...] = ()
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     describe: Callable[[int], str] = "number {}".format
     flops: Callable[[int, float], float] | None = None
     evaluate: Callable[[int], None] | None = None
