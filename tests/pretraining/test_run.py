@@ -157,3 +157,15 @@ def test_what_cannot_be_is_said_before_anything_is_built(
 def test_impossible_arguments(given: dict[str, Any], options: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
         openglm.pretrain(RECIPE, **{**given, **options})
+
+
+@pytest.mark.usefixtures("no_curves")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_event_files_on_a_full_disk_do_not_keep_a_run(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More entries than a queue holds: a writer in a thread would wait for ever."""
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: Path("/dev/full").open("wb", buffering=0))
+    run = {**RUN, "steps": 30, "evaluate_every": 5}
+    assert openglm.pretrain({"model": MODEL, "run": run}, **given).finished
+    assert capsys.readouterr().err.count("goes on without TensorBoard") == 1

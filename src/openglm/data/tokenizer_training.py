@@ -37,7 +37,7 @@ def sample_lines(
     those of the lowest numbers are kept. The same `seed` gives the same lines, in file order.
 
     Args:
-        addresses: files, patterns or folders (`pretraining.addresses.expand`).
+        addresses: files, patterns or folders (`data.addresses.expand`).
         field: of JSON Lines and Parquet files.
     """
     rng = random.Random(seed)

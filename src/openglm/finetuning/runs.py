@@ -64,7 +64,7 @@ def run(
 
     Args:
         device: "auto", or what torch calls a device.
-        track: see `training.trackers`.
+        track: see `reporting.trackers`.
         quiet: say nothing on standard error.
         stop_at: make no more than so many updates per seed.
         max_seconds: begin no update after so many seconds of training; what comes before the

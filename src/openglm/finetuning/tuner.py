@@ -58,7 +58,7 @@ class RunContext:
 
     Attributes:
         processes: of the run.
-        track: see `training.trackers`; quiet: say nothing on standard error.
+        track: see `reporting.trackers`; quiet: say nothing on standard error.
         stop_at, deadline: as `Loop.run` takes them.
         measure: what measures generated texts of the finished runs, if any.
     """

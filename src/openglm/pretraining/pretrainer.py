@@ -48,7 +48,7 @@ class Trainer:
         train, valid: corpora.
         output: folder for states, the log, the curves and the finished model (`model/`).
         processes: of this run (default: this one alone, on a CPU).
-        track: see `training.trackers`.
+        track: see `reporting.trackers`.
         measure_peak: measure how fast this machine multiplies matrices, to report speed as a
             share of it.
 

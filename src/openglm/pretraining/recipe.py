@@ -82,7 +82,7 @@ class PretrainOptions(LoopOptions):
     Attributes:
         stages: batch sizes in order; their shares sum to 1.
         short_probability: see `BatchStream`.
-        neighbour_start: see `training.initialize`; the published models start from noise.
+        neighbour_start: see `pretraining.initialize`; the published models start from noise.
         evaluation_rows: rows per objective and source in an evaluation.
     """
 

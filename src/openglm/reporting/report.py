@@ -70,7 +70,7 @@ class Report:
         total_steps: updates in the whole run.
         peak_flops: FLOP/s that all devices of the run reach in matrix products, for the share
             of peak (see `training.peak`); None: no share is shown.
-        track: "auto", "none", "trackio" or "wandb"; see `training.trackers`.
+        track: "auto", "none", "trackio" or "wandb"; see `reporting.trackers`.
         run_name: what trackers call the run (default: the name of the folder).
         config: what trackers keep beside it, plain values.
         interactive: draw a progress bar; by default if standard error is a terminal.
