@@ -34,15 +34,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 # --- Time -----------------------------------------------------------------------------------
 
 
-def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
-    """Wall time of one call, until the device has finished it."""
+def seconds_of(
+    work: Callable[[], object], device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Time of one call, until the device has finished it; on the wall, or by another clock."""
     if device == "cuda":
         torch.cuda.synchronize()
-    begun = time.perf_counter()
+    begun = clock()
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:

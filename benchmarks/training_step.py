@@ -26,6 +26,7 @@ import json
 import multiprocessing
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -121,19 +122,22 @@ def time_steps(settings: Settings, names: Sequence[str], arguments: argparse.Nam
     """Steps of all contestants and products, in turn, after a round that is not counted."""
     prepare(settings)
     rounds: int = arguments.rounds
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     contestants = {name: BUILD[name](settings, rounds + 1) for name in names}
     timings = {key: Timing(*key) for key in product(names, arguments.precision)}
     results.ceilings = {precision: [] for precision in arguments.precision}
     for number in range(rounds + 1):
         for precision in arguments.precision:
             for name, contestant in contestants.items():
-                seconds = seconds_of(partial(contestant.step, precision, number), settings.device)
+                seconds = seconds_of(partial(contestant.step, precision, number), settings.device, clock)
                 if number:  # the first round compiles, and fills caches
                     timings[name, precision].seconds.append(seconds)
                     timings[name, precision].operations.append(contestant.operations(number))
             if number:
                 share = CEILING_SECONDS[arguments.size]
-                results.ceilings[precision].append(matrix_rate(settings.device, DTYPES[precision], seconds=share))
+                results.ceilings[precision].append(
+                    matrix_rate(settings.device, DTYPES[precision], seconds=share, clock=clock)
+                )
         print(f"round {number} of {rounds} done", file=sys.stderr)
     results.timings = list(timings.values())
 
@@ -245,6 +249,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="compile every layer, also the peer's; ours as `run.compile` does"
     )
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="seconds of the processor, where other work shares it; one thread only"
+    )
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="measure openglm alone")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="measure time alone")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, to see that everything runs")
@@ -252,6 +259,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here")
+    if arguments.cpu_time and (arguments.device != "cpu" or arguments.threads != 1):
+        parser.error("--cpu-time goes with --device cpu --threads 1")
     defaults = (GPU if arguments.device == "cuda" else CPU) | (SMOKE if arguments.smoke else {})
     for name, value in defaults.items():
         if getattr(arguments, name) is None:

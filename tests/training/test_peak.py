@@ -63,5 +63,5 @@ def test_rate_counts_two_operations_per_multiplication(monkeypatch: pytest.Monke
     """With a clock that gives every product one second, the rate is its FLOPs."""
     from openglm.training import peak
 
-    monkeypatch.setattr(peak, "_timed", lambda product, repeats, device: float(repeats))
+    monkeypatch.setattr(peak, "_timed", lambda product, repeats, device, clock: float(repeats))
     assert matrix_rate("cpu", torch.float32) == 2.0 * peak.SMALLEST**3

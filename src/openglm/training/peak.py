@@ -46,7 +46,13 @@ def training_flops(config: GLMConfig, length: int, predicted_share: float) -> fl
     return 3.0 * forward
 
 
-def matrix_rate(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.5) -> float:
+def matrix_rate(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    seconds: float = 0.5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """FLOP/s of large square matrix products on this device, measured now.
 
     The matrices grow until one product takes a good part of the time or reaches `LARGEST`
@@ -56,18 +62,19 @@ def matrix_rate(device: torch.device | str, dtype: torch.dtype, *, seconds: floa
     Args:
         dtype: of the matrices, what the training computes in.
         seconds: about how long to measure.
+        clock: gives seconds; on the wall, unless other work shares the processors.
     """
     device = torch.device(device)
     size = SMALLEST
     product = _product(size, device, dtype)
-    _timed(product, 1, device)  # the first one also loads libraries
-    while size < LARGEST and _timed(product, 1, device) < seconds / (16 * ROUNDS):
+    _timed(product, 1, device, clock)  # the first one also loads libraries
+    while size < LARGEST and _timed(product, 1, device, clock) < seconds / (16 * ROUNDS):
         size *= 2
         product = _product(size, device, dtype)
-        _timed(product, 1, device)
-    once = _timed(product, 1, device)
+        _timed(product, 1, device, clock)
+    once = _timed(product, 1, device, clock)
     repeats = max(1, int(seconds / ROUNDS / max(once, 1e-9)))
-    return 2.0 * size**3 * repeats / statistics.median(_timed(product, repeats, device) for _ in range(ROUNDS))
+    return 2.0 * size**3 * repeats / statistics.median(_timed(product, repeats, device, clock) for _ in range(ROUNDS))
 
 
 def _product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
@@ -83,13 +90,13 @@ def _product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[]
 
 
 @torch.no_grad()
-def _timed(product: Callable[[], None], repeats: int, device: torch.device) -> float:
+def _timed(product: Callable[[], None], repeats: int, device: torch.device, clock: Callable[[], float]) -> float:
     _synchronise(device)
-    begin = time.perf_counter()
+    begin = clock()
     for _ in range(repeats):
         product()
     _synchronise(device)
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def _synchronise(device: torch.device) -> None:
