@@ -62,11 +62,10 @@ class FillColumns:
             self._infiller = load(self._model, **self._load_options)
         texts = [str(text) for text in batch[self._text]]
         results = list(self._infiller.fill_iter(texts, on_error="return", **self._options))
-        bad = [isinstance(result, OpenGLMError) for result in results]
-        values = (
-            [None if wrong else result.text for wrong, result in zip(bad, results, strict=True)],  # type: ignore[union-attr]
-            [None if wrong else result.logprob for wrong, result in zip(bad, results, strict=True)],  # type: ignore[union-attr]
-            [str(result) if wrong else None for wrong, result in zip(bad, results, strict=True)],
+        values: tuple[list[Any], ...] = (
+            [None if isinstance(result, OpenGLMError) else result.text for result in results],
+            [None if isinstance(result, OpenGLMError) else result.logprob for result in results],
+            [str(result) if isinstance(result, OpenGLMError) else None for result in results],
         )
         added = {name: column for name, column in zip(self._names, values, strict=True) if name is not None}
         if hasattr(batch, "assign"):
