@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def test_event_files_on_a_full_disk_do_not_keep_a_run(
     given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """More entries than a queue holds: a writer in a thread would wait for ever."""
-    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: Path("/dev/full").open("wb", buffering=0))
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: io.FileIO("/dev/full", "w"))
     run = {**RUN, "steps": 30, "evaluate_every": 5}
     assert openglm.pretrain({"model": MODEL, "run": run}, **given).finished
     assert capsys.readouterr().err.count("goes on without TensorBoard") == 1
