@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from openglm.infill.infiller import Infiller
 from openglm.network.model import GLMModel
 from openglm.serve.app import build_app
+from openglm.serve.classifying import Served
 from openglm.serve.server import Server, bind
 from openglm.serve.service import Service
 from openglm.serve.settings import Limits, Settings
@@ -68,12 +69,12 @@ class Live:
 
 @pytest.fixture(scope="session")
 def serving(tiny_model: GLMModel, tokenizer: BilingualTokenizer) -> Callable[[Settings], object]:
-    """A context manager that serves with the settings it is given."""
+    """A context manager that serves the small model, or another one, with the settings it is given."""
 
     @contextmanager
-    def serve(settings: Settings) -> Iterator[Live]:
+    def serve(settings: Settings, model: Served | None = None) -> Iterator[Live]:
         listening = bind("127.0.0.1", 0)
-        app = build_app(Infiller(tiny_model, tokenizer), settings)
+        app = build_app(model or Infiller(tiny_model, tokenizer), settings)
         server = Server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -35,13 +35,17 @@ LIMITS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
-        "Serve a model: /v1/fill, /v1/choose, /v1/score, OpenAI's /v1/completions, and a page at /. "
+        "Serve a model: /v1/fill, /v1/choose, /v1/score, /v1/classify for fine-tuned runs, OpenAI's /v1/completions, "
+        "what editors speak, and a page at /. "
         f"A key in the variable {KEY_VARIABLE} or in --key-file has to be shown by every request. Every option may "
         f"stand in a variable instead: --max-tokens in {PREFIX}MAX_TOKENS, with commas between what is repeated."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
     parser.add_argument("--name", metavar="NAME", help="what requests call the model (default: its name)")
+    parser.add_argument(
+        "--task", metavar="NAME|FILE", help="say its labels at /v1/classify (a fine-tuned run says its own)"
+    )
     parser.add_argument("--key-file", metavar="FILE", help="file with the key that requests must show")
     parser.add_argument(
         "--allowed-host",
@@ -123,8 +127,9 @@ def _serve(args: argparse.Namespace, listening: socket.socket, name: str, limits
 
     from ..serve import server
     from ..serve.app import build_app
+    from ..serve.classifying import open_served
 
-    app = build_app(load_model(args), settings)
+    app = build_app(open_served(args.model, args.task, args.device, lambda: load_model(args)), settings)
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"openglm: {name} at http://{host}:{listening.getsockname()[1]} (API at /docs)", file=sys.stderr, flush=True)
     return server.run(app, listening)

@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from ..infill.infiller import Infiller
 from .access import AccessControl
+from .classify_schemas import ClassifyRequest
+from .classifying import Served, classify
 from .completion_schemas import CompletionRequest
 from .completions import complete
 from .editor_schemas import FimRequest, GenerateRequest, InfillRequest
@@ -42,14 +44,15 @@ PAGES = {
 }
 
 
-def build_app(infiller: Infiller, settings: Settings | None = None) -> Starlette:
-    """The application around a model.
+def build_app(model: Infiller | Served, settings: Settings | None = None) -> Starlette:
+    """The application around a model, with its labels if it has any (`open_served`).
 
     Its `state.service` is the `Service`; the worker starts and stops with the application's
     lifespan.
     """
     settings = settings or Settings()
-    service = Service(infiller, settings)
+    served = Served(model) if isinstance(model, Infiller) else model
+    service = Service(served.infiller, settings, classifier=served.classifier, fills=served.fills)
     api = document(settings)
 
     @asynccontextmanager
@@ -70,6 +73,7 @@ def build_app(infiller: Infiller, settings: Settings | None = None) -> Starlette
         Route("/v1/fill", Call(service, FillRequest, fill), methods=["POST"]),
         Route("/v1/choose", Call(service, ChooseRequest, choose, scores=True), methods=["POST"]),
         Route("/v1/score", Call(service, ScoreRequest, score, scores=True), methods=["POST"]),
+        Route("/v1/classify", Call(service, ClassifyRequest, classify, scores=True, writes=False), methods=["POST"]),
         Route("/v1/completions", Call(service, CompletionRequest, complete), methods=["POST"]),
         Route("/v1/fim/completions", Call(service, FimRequest, fim), methods=["POST"]),
         Route("/infill", Call(service, InfillRequest, infill), methods=["POST"]),

@@ -127,7 +127,8 @@ def models(service: Service) -> Json:
 
 def model_card(service: Service) -> Json:
     """`ModelCard`."""
-    config, settings = service.infiller.model.config, service.settings
+    config, settings, classifier = service.infiller.model.config, service.settings, service.classifier
+    writes = dict.fromkeys(("fill", "choose", "score", "completions", "suffix"), service.fills)
     return {
         "id": settings.name,
         "object": "model",
@@ -137,7 +138,9 @@ def model_card(service: Service) -> Json:
         "blanks": list(config.blanks),
         "context": config.max_sequence_length,
         "parameters": config.num_parameters,
-        "capabilities": dict.fromkeys(("fill", "choose", "score", "completions", "suffix"), True),
+        "capabilities": {**writes, "classify": classifier is not None},
+        "fields": [] if classifier is None else list(classifier.fields),
+        "labels": [] if classifier is None else list(classifier.labels),
         "limits": vars(settings.limits),
     }
 

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from .. import __version__
 from .access import is_private
+from .classify_schemas import ClassifyBatchResponse, ClassifyRequest, ClassifyResponse
 from .completion_schemas import CompletionRequest, CompletionResponse
 from .editor_schemas import (
     FimRequest,
@@ -40,13 +41,15 @@ from .schemas import (
 from .settings import Settings
 
 REQUESTS: tuple[type[BaseModel], ...] = (
-    FillRequest, ChooseRequest, ScoreRequest, CompletionRequest, FimRequest, InfillRequest, GenerateRequest,
+    FillRequest, ChooseRequest, ScoreRequest, ClassifyRequest, CompletionRequest, FimRequest, InfillRequest,
+    GenerateRequest,
 )  # fmt: skip
 ANSWERS: tuple[type[BaseModel], ...] = (
-    FillResponse, FillBatchResponse, ChooseResponse, ChooseBatchResponse, ScoreResponse, CompletionResponse,
-    FimResponse, InfillResponse, GenerateResponse,
-    Tags, Version, ModelCard, ModelList, Status, ErrorResponse, OllamaError,
+    FillResponse, FillBatchResponse, ChooseResponse, ChooseBatchResponse, ScoreResponse, ClassifyResponse,
+    ClassifyBatchResponse, CompletionResponse, FimResponse, InfillResponse, GenerateResponse, Tags, Version, ModelCard,
+    ModelList, Status, ErrorResponse, OllamaError,
 )  # fmt: skip
+CLASSIFIED = (ClassifyResponse, ClassifyBatchResponse)
 FILLED, CHOSEN = (FillResponse, FillBatchResponse), (ChooseResponse, ChooseBatchResponse)
 REFUSALS = {
     400: "The body is not what it should be, or asks for what cannot be done; `param` names the field.",
@@ -103,6 +106,7 @@ def document(settings: Settings) -> Json:
                 )
             },
             "/v1/score": {"post": _posting("score", "Log-probability of given fills", ScoreRequest, ScoreResponse)},
+            "/v1/classify": {"post": _posting("classify", "Say the labels of texts", ClassifyRequest, CLASSIFIED)},
             "/v1/completions": {
                 "post": _posting(
                     "complete", "Complete or insert text, as OpenAI does", CompletionRequest, CompletionResponse, CHUNKS

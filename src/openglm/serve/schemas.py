@@ -236,6 +236,7 @@ class Capabilities(BaseModel):
     score: bool
     completions: bool
     suffix: bool
+    classify: bool
 
 
 class ModelCard(BaseModel):
@@ -250,6 +251,8 @@ class ModelCard(BaseModel):
     context: int = Field(description="Most tokens of a text, blanks included.")
     parameters: int
     capabilities: Capabilities
+    fields: list[str] = Field(description="Of an example, that /v1/classify reads.")
+    labels: list[str] = Field(description="That /v1/classify says; none where each example brings its own.")
     limits: dict[str, float]
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..blanks import BlankedText, BlankKind
+from ..finetuning.classifier import Classifier
 from ..infill.infiller import Infiller
 from ..infill.request import Request
 from .admission import Admission
@@ -35,13 +36,18 @@ class Service:
 
     Attributes:
         infiller: the model.
+        classifier: says its labels, if it has any.
+        fills: whether the model writes; below a classification head it does not.
         worker: runs its engine.
         admission: counts its requests.
         metrics: what was done.
         started: Unix time.
     """
 
-    def __init__(self, infiller: Infiller, settings: Settings) -> None:
+    def __init__(
+        self, infiller: Infiller, settings: Settings, *, classifier: Classifier | None = None, fills: bool = True
+    ) -> None:
+        self.classifier, self.fills = classifier, fills
         self.infiller, self.settings, self.started = infiller, settings, int(time.time())
         on_cpu = infiller.engine.runner.device.type == "cpu"
         self.worker, self.metrics = Worker(infiller.engine, between_steps=not on_cpu), Metrics()
@@ -174,6 +180,7 @@ class Call(Generic[M]):
         kind: of the body.
         answer: makes the response.
         scores: whether it takes a place among those that score.
+        writes: whether it needs a model that writes.
         shape: the body of an error, where it is not OpenAI's.
     """
 
@@ -184,9 +191,11 @@ class Call(Generic[M]):
         answer: Callable[[Service, M], Awaitable[Response]],
         *,
         scores: bool = False,
+        writes: bool = True,
         shape: Callable[[HTTPError], Json] = HTTPError.body,
     ) -> None:
         self._service, self._kind, self._answer, self._shape = service, kind, answer, shape
+        self._refused = writes and not service.fills
         self._admissions = [service.admission, *([service.scoring] if scores else [])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -194,6 +203,8 @@ class Call(Generic[M]):
         service, limits = self._service, self._service.settings.limits
         request = HTTPRequest(scope, receive)
         try:
+            if self._refused:
+                raise bad_request("this model says labels only: POST /v1/classify", code="not_supported")
             for admission in self._admissions:
                 admission.check()  # before the body is read: a full server reads nothing
             body = await read_body(request, self._kind, limits)

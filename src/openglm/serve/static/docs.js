@@ -4,6 +4,10 @@ const EXAMPLES = {
   fill: { text: "The [MASK] of France is Paris.", num_beams: 3, num_return_sequences: 3 },
   choose: { text: "All in all it was [MASK].", choices: ["good", "bad"] },
   score: { text: "Paris is the [MASK] of France.", fills: "capital" },
+  classify: { text: "The food was cold and the waiter rude." },
+  infill: { input_prefix: "He was born in ", input_suffix: " and died in 1921.", n_predict: 16 },
+  generate: { model: "default", prompt: "He was born in ", suffix: " and died in 1921.", stream: false },
+  fim: { model: "default", prompt: "He was born in ", suffix: " and died in 1921.", max_tokens: 16 },
   complete: { model: "default", prompt: "Once upon a time", suffix: " and they lived happily.", max_tokens: 16 },
 };
 
@@ -59,7 +63,7 @@ function example(path, method, operation) {
 function answers(operation) {
   const table = make("table");
   for (const [status, response] of Object.entries(operation.responses)) {
-    const content = Object.entries(response.content || {}).map(([type, { schema }]) => (schema.$ref ? named(schema.$ref) : type));
+    const content = Object.entries(response.content || {}).map(([type, { schema }]) => (type === "application/json" ? kindOf(schema) : type));
     table.append(make("tr", "", make("td", "", make("code", "", status)), make("td", "", make("code", "", content.join(", "))), make("td", "", response.description)));
   }
   return table;
@@ -70,7 +74,9 @@ function route(path, method, operation) {
   const body = operation.requestBody && named(operation.requestBody.content["application/json"].schema.$ref);
   if (body) inside.append(make("h3", "", `Body: ${body}`), fields(body));
   const answer = operation.responses["200"].content["application/json"];
-  if (answer) inside.append(make("h3", "", `Answer: ${named(answer.schema.$ref)}`), fields(named(answer.schema.$ref)));
+  for (const schema of answer ? answer.schema.anyOf || [answer.schema] : []) {
+    inside.append(make("h3", "", `Answer: ${named(schema.$ref)}`), fields(named(schema.$ref)));
+  }
   inside.append(make("h3", "", "Statuses"), answers(operation));
   const title = make("summary", "", make("span", "method", method.toUpperCase()), make("code", "", path), make("span", "quiet", operation.summary));
   const details = make("details", "route", title, inside);
@@ -84,7 +90,7 @@ document.getElementById("about").textContent = `${api.info.description} Version 
 for (const [path, methods] of Object.entries(api.paths)) {
   for (const [method, operation] of Object.entries(methods)) document.getElementById("docs").append(route(path, method, operation));
 }
-const others = ["FillAnswer", "Answer", "Ranked", "CompletionChoice", "CompletionLogprobs", "Usage", "ErrorBody"].filter((name) => schemas[name]);
+const others = ["FillAnswer", "FilledAnswer", "FilledText", "Ranked", "Ranking", "Label", "OllamaOptions", "CompletionChoice", "CompletionLogprobs", "Usage", "ErrorBody"].filter((name) => schemas[name]);
 const types = make("div", "inside");
 for (const name of others) types.append(make("h3", "", name), fields(name));
 document.getElementById("docs").append(make("details", "route", make("summary", "", "Types"), types));

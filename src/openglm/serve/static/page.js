@@ -328,15 +328,49 @@ async function rank() {
       choices: choices.map((line) => (blanks > 1 ? line.split("|").map((word) => word.trim()) : line)),
     };
     const ranked = (await (await call("/v1/choose", body)).json()).choices;
-    $("bars").replaceChildren(...ranked.map((one, i) => {
-      const item = make("li", `b${i % COLOURS}`);
-      item.append(make("span", "words", one.fills.join(" | ")), bar(one.probability), make("span", "share", percent(one.probability)));
-      return item;
-    }));
+    $("bars").replaceChildren(...ranked.map((one, i) => barItem(i, one.fills.join(" | "), one.probability)));
     status(say("ranked", { seconds: ((performance.now() - began) / 1000).toFixed(2) }));
   } catch (error) {
     status(error.message, true);
   }
+}
+
+function barItem(i, words, share) {
+  const item = make("li", `b${i % COLOURS}`);
+  item.append(make("span", "words", words), bar(share), make("span", "share", percent(share)));
+  return item;
+}
+
+// --- labels --------------------------------------------------------------------------------------
+
+async function classify() {
+  const example = {};
+  for (const area of $("fields").querySelectorAll("textarea")) example[area.dataset.field] = area.value;
+  $("labels").replaceChildren();
+  if (!Object.values(example).some((value) => value.trim())) return status(say("noText"), true);
+  const began = performance.now();
+  try {
+    const { probabilities } = await (await call("/v1/classify", { text: example })).json();
+    const ranked = Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
+    $("labels").replaceChildren(...ranked.map(([label, share], i) => barItem(i, label, share)));
+    status(say("ranked", { seconds: ((performance.now() - began) / 1000).toFixed(2) }));
+  } catch (error) {
+    status(error.message, true);
+  }
+}
+
+function showFields(names) {
+  const kept = Object.fromEntries([...$("fields").querySelectorAll("textarea")].map((area) => [area.dataset.field, area.value]));
+  $("fields").replaceChildren(...names.flatMap((name, i) => {
+    const label = make("label", "", name);
+    const area = make("textarea");
+    label.htmlFor = area.id = `field-${i}`;
+    area.dataset.field = name;
+    area.rows = 3;
+    area.spellcheck = false;
+    area.value = kept[name] || "";
+    return [label, area];
+  }));
 }
 
 // --- the rest of the page ------------------------------------------------------------------------
@@ -406,6 +440,12 @@ async function showModel() {
     for (const button of document.querySelectorAll("[data-blank]")) button.hidden = !model.blanks.includes(button.dataset.blank);
     $("key-form").hidden = true;
     status("");
+    const { fill, choose, classify: labels } = model.capabilities;
+    $("tab-fill").hidden = !fill;
+    $("tab-choose").hidden = !choose;
+    $("tab-classify").hidden = !labels;
+    showFields(model.fields);
+    if (!fill && labels) select($("tab-classify"));
   } catch (error) {
     status(error.message, true);
   }
@@ -424,6 +464,10 @@ $("fill-form").addEventListener("submit", (event) => {
 $("choose-form").addEventListener("submit", (event) => {
   event.preventDefault();
   rank();
+});
+$("classify-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  classify();
 });
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -454,11 +498,12 @@ for (const area of document.querySelectorAll(".editor textarea")) {
   new ResizeObserver(() => highlight(area)).observe(area);
 }
 const tabs = [...document.querySelectorAll("[role=tab]")];
-tabs.forEach((tab, i) => {
+tabs.forEach((tab) => {
   tab.addEventListener("click", () => select(tab));
   tab.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-    const next = tabs[(i + (event.key === "ArrowRight" ? 1 : tabs.length - 1)) % tabs.length];
+    const seen = tabs.filter((other) => !other.hidden);
+    const next = seen[(seen.indexOf(tab) + (event.key === "ArrowRight" ? 1 : seen.length - 1)) % seen.length];
     select(next);
     next.focus();
   });
@@ -467,12 +512,13 @@ document.addEventListener("keydown", (event) => {
   const area = document.activeElement;
   const editing = area instanceof HTMLTextAreaElement;
   const blank = { Digit1: "[MASK]", Digit2: "[sMASK]", Digit3: "[gMASK]" }[event.code];
-  if (event.altKey && !event.ctrlKey && !event.metaKey && blank && editing && area.id !== "choices") {
+  if (event.altKey && !event.ctrlKey && !event.metaKey && blank && editing && area.closest(".editor")) {
     event.preventDefault(); // macOS would write ¡, ™ or £
     insert(area, blank);
   } else if ((event.ctrlKey || event.metaKey) && event.key === "Enter") {
     event.preventDefault();
-    (tabs[0].getAttribute("aria-selected") === "true" ? $("fill-form") : $("choose-form")).requestSubmit();
+    const chosen = tabs.find((tab) => tab.getAttribute("aria-selected") === "true");
+    $(`${chosen.getAttribute("aria-controls")}-form`).requestSubmit();
   } else if (event.key === "Escape") {
     if (running) running.abort();
     else if (open >= 0) closePanel(true);

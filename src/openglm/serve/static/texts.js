@@ -2,7 +2,7 @@
 
 export const TEXTS = {
   en: {
-    other: "中文", api: "API", theme: "Light or dark", fill: "Fill", choose: "Choose",
+    other: "中文", api: "API", theme: "Light or dark", fill: "Fill", choose: "Choose", classify: "Classify",
     textLabel: "A text with blanks", word: "words", sentence: "sentences", passage: "passage", go: "Fill", stop: "Stop",
     options: "Options", temperature: "Temperature", topP: "Top p", seed: "Seed", maxTokens: "Most tokens",
     temperatureHint: "At temperature 0 the most probable words are written; above 0 they are drawn, the same ones for the same seed.",
@@ -13,6 +13,7 @@ export const TEXTS = {
     alternatives: "Blank {n}: what else fits", loading: "Looking …", own: "Your own words", use: "Use", release: "Fill this one again", close: "Close",
     questionLabel: "A text with a blank", choicesLabel: "Answers, one per line", choicesHint: "For several blanks: one word per blank, separated by |",
     calibrate: "Do not favour answers that are common everywhere", rank: "Rank",
+    label: "Label", noText: "Write a text first.",
     noBlank: "Put a blank into the text first.", writing: "Writing …", done: "{tokens} tokens in {seconds} s", stopped: "Stopped",
     cutOff: "A fill reached its limit of tokens.", truncated: "The text is longer than the model's context.",
     noChoices: "Give at least two answers.", ranked: "{seconds} s",
@@ -20,7 +21,7 @@ export const TEXTS = {
     blankName: "Blank {n}: {text}",
   },
   zh: {
-    other: "English", api: "接口", theme: "浅色或深色", fill: "填空", choose: "选择",
+    other: "English", api: "接口", theme: "浅色或深色", fill: "填空", choose: "选择", classify: "分类",
     textLabel: "带空的文字", word: "词语", sentence: "句子", passage: "段落", go: "填写", stop: "停止",
     options: "选项", temperature: "温度", topP: "Top p", seed: "随机种子", maxTokens: "最多词元数",
     temperatureHint: "温度为 0 时写入最可能的词语；大于 0 时随机抽取，种子相同则结果相同。",
@@ -31,6 +32,7 @@ export const TEXTS = {
     alternatives: "第 {n} 空：还可以填", loading: "正在查找……", own: "自己填写", use: "采用", release: "重新填写此空", close: "关闭",
     questionLabel: "带空的文字", choicesLabel: "候选答案，每行一个", choicesHint: "有多个空时，每空一词，用 | 分开",
     calibrate: "不偏向到处都常见的答案", rank: "排序",
+    label: "分类", noText: "请先写一段文字。",
     noBlank: "请先在文字里放一个空。", writing: "正在填写……", done: "{tokens} 个词元，{seconds} 秒", stopped: "已停止",
     cutOff: "有的填空达到了词元上限。", truncated: "文字超过了模型的上下文长度。",
     noChoices: "请至少给出两个答案。", ranked: "{seconds} 秒",
