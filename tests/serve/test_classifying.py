@@ -41,7 +41,6 @@ def runs(
     }
     found = {"base": folder / "base"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("openglm.pretraining.pretrainer.draw_curves", lambda *arguments, **options: None)
         patch.setattr("openglm.finetuning.report.draw_curves", lambda *arguments, **options: None)
         patch.setattr("openglm.finetuning.report.draw_confusion", lambda *arguments, **options: True)
         for kind, task in (("cloze", TASK), ("classify", None)):
