@@ -54,7 +54,8 @@ EXTREME: dict[str, list[Any]] = {
 TEXTS: list[Any] = [
     "the [MASK] bridge", "[MASK]" * 20, "[MASK]" * 70, "", "no blank", "[gMASK]", "[sMASK][gMASK][MASK]", "老师[MASK]",
     "\x00[MASK]\ufffd", "表情：😀 [MASK] 🎉", "e\u0301\u0301[MASK]", "the river " * 300 + "[MASK]",
-    ["a", {"blank": "[MASK]"}], ["[MASK]", "b [MASK]"], [], None, 5, {"a": 1}, "\u202e[MASK]\u202d", " \n\t[MASK]\n", "x" * 200_000 + "[MASK]",
+    ["a", {"blank": "[MASK]"}], ["[MASK]", "b [MASK]"], [], None, 5, {"a": 1}, "\u202e[MASK]\u202d",
+    " \n\t[MASK]\n", "x" * 200_000 + "[MASK]",
 ]  # fmt: skip
 FIELDS = {
     "/v1/fill": ("text",),

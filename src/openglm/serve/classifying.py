@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from ..checkpoints.beside import HEAD, SETTINGS_FILE, RunSettings, model_folder_of_run, parts_of
 from ..finetuning.classifier import Answer, Classifier, load_classifier
 from ..infill.infiller import Infiller
-from ..tasks.task import Task
+from ..tasks.task_files import load_task
 from .classify_schemas import ClassifyRequest
 from .errors import bad_request
 from .schemas import Json
@@ -45,7 +45,7 @@ def open_served(model: str, task: str | None, device: str, load: Callable[[], In
     """
     folder = model_folder_of_run(Path(model)) if Path(model).is_dir() else None
     kind = RunSettings.read(folder).kind if folder is not None and (folder / SETTINGS_FILE).is_file() else None
-    asked = None if task is None else Task.load(task)  # a wrong name is told before a model is loaded
+    asked = None if task is None else load_task(task)  # a wrong name is told before a model is loaded
     if folder is not None and HEAD in parts_of(folder) and asked is None:
         classifier = load_classifier(folder, device=device)
         return Served(Infiller(classifier.model, classifier.tokenizer), classifier, fills=False)
