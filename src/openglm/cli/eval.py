@@ -29,32 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", metavar="DIR", help="folder with the data of named tasks (default: the variable OPENGLM_EVAL)"
     )
-    ways = parser.add_mutually_exclusive_group()
-    ways.add_argument(
-        "--zero-shot",
-        action="store_true",
-        help="the model as it is; a fine-tuned one is asked as it was trained (default)",
-    )
-    ways.add_argument(
-        "--few-shot", action="store_true", help="fine-tune it on the task's training data first, once per seed"
-    )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="few-shot runs (default: 3)")
-    parser.add_argument("--limit", type=int, metavar="N", help="N examples only, drawn at random, for a quick look")
-    parser.add_argument(
-        "--sample-seed", type=int, default=0, metavar="N", help="which examples --limit draws (default: 0)"
-    )
-    parser.add_argument(
-        "--pattern",
-        metavar="N[,N]|all",
-        help="which pattern of a task (default: 0, or those that a fine-tuned model has learnt); "
-        "what the model says by several is averaged",
-    )
-    parser.add_argument(
-        "--calibrate",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="divide answers' probabilities by those in an empty context (default: as the task says)",
-    )
+    _add_protocol(parser)
     parser.add_argument(
         "--output", metavar="FILE", help="write results here; .json goes on where it stopped, .md is a table"
     )
@@ -82,6 +57,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tuning.add_argument("--runs-dir", metavar="DIR", help="keep the folders of few-shot runs here")
     add_decoding_options(parser)
     add_model_options(parser)
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
+    """What decides a figure: which examples, asked in which way."""
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--zero-shot",
+        action="store_true",
+        help="the model as it is; a fine-tuned one is asked as it was trained (default)",
+    )
+    ways.add_argument(
+        "--few-shot", action="store_true", help="fine-tune it on the task's training data first, once per seed"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="few-shot runs (default: 3)")
+    parser.add_argument("--limit", type=int, metavar="N", help="N examples only, drawn at random, for a quick look")
+    parser.add_argument(
+        "--sample-seed", type=int, default=0, metavar="N", help="which examples --limit draws (default: 0)"
+    )
+    parser.add_argument(
+        "--pattern",
+        metavar="N[,N]|all",
+        help="which pattern of a task (default: 0, or those that a fine-tuned model has learnt); "
+        "what the model says by several is averaged",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="divide answers' probabilities by those in an empty context (default: as the task says)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

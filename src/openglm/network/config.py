@@ -82,24 +82,8 @@ class GLMConfig:
     rotary_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        for name, largest in LARGEST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be a positive integer, not {brief(value)}")
-            if value > largest:
-                raise ConfigError(f"{name} must be at most {largest:,}, not {brief(value)}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
-            )
-        for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ConfigError(f"{name} must be at least 0 and below 1, not {brief(value)}")
-        for name in ("layernorm_epsilon", "initializer_range"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value < 1:
-                raise ConfigError(f"{name} must be above 0 and below 1, not {brief(value)}")
+        self._check_sizes()
+        self._check_numbers()
         if not isinstance(self.block_position_encoding, bool):
             raise ConfigError(
                 f"block_position_encoding must be true or false, not {brief(self.block_position_encoding)}"
@@ -113,6 +97,28 @@ class GLMConfig:
         unknown = [b for b in self.blanks if b not in BLANK_KINDS]
         if unknown or not self.blanks:
             raise ConfigError(f"blanks must name some of {', '.join(BLANK_KINDS)}, not {brief(list(self.blanks))}")
+
+    def _check_sizes(self) -> None:
+        for name, largest in LARGEST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be a positive integer, not {brief(value)}")
+            if value > largest:
+                raise ConfigError(f"{name} must be at most {largest:,}, not {brief(value)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ConfigError(f"{name} must be at least 0 and below 1, not {brief(value)}")
+        for name in ("layernorm_epsilon", "initializer_range"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 < value < 1:
+                raise ConfigError(f"{name} must be above 0 and below 1, not {brief(value)}")
 
     def _check_architecture(self) -> None:
         if self.architecture not in ARCHITECTURES:
