@@ -151,7 +151,7 @@ def test_attention_under_a_mask_is_that_over_pages(dtype: torch.dtype) -> None:
     rng = np.random.default_rng(0)
     layouts, S = [layout_of(n) for n in (70, 9, 130)], 150
     qkv = queries_keys_values(len(layouts), S, 32)
-    places = [np.sort(rng.choice(S, len(layout), replace=False)) for layout in layouts]
+    places = [np.arange(70), *(np.sort(rng.choice(S, len(layout), replace=False)) for layout in layouts[1:])]
     sees = np.zeros((len(layouts), 1, S, S), np.bool_)
     for row, (place, layout) in enumerate(zip(places, layouts, strict=True)):
         for token, count in zip(place, counts_of(layout), strict=True):

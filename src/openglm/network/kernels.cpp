@@ -264,22 +264,30 @@ void masked(
         for (int64_t text = 0; text < texts.count; text++)
             for (int64_t head = 0; head < heads; head++) {
                 filed.clear();
-                for (int64_t token = 0; token < tokens; token++) {
+                int64_t step = 1;
+                for (int64_t token = 0; token < tokens; token += step) {
                     const uint8_t* row = sees + (text * tokens + token) * tokens;
-                    seen.clear();
-                    for (int64_t other = 0; other < tokens; other++)
-                        if (row[other]) seen.push_back(other);
-                    const auto common = std::mismatch(seen.begin(), seen.end(), filed.begin(), filed.end()).first;
-                    for (int64_t i = common - seen.begin(); i < (int64_t)seen.size(); i++)
-                        kept.file(numbers.data(), 0, i, k(text, head, seen[i]), v(text, head, seen[i]));
-                    std::swap(filed, seen);
-                    const int32_t count = filed.size();
-                    const float* one = q(text, head, token);
+                    const auto alike = [&](int64_t other) { return !std::memcmp(row, row + other * tokens, tokens); };
+                    if (!token || !alike(-1)) {
+                        seen.clear();
+                        for (int64_t other = 0; other < tokens; other++)
+                            if (row[other]) seen.push_back(other);
+                        const auto common = std::mismatch(seen.begin(), seen.end(), filed.begin(), filed.end()).first;
+                        for (int64_t i = common - seen.begin(); i < (int64_t)seen.size(); i++)
+                            kept.file(numbers.data(), 0, i, k(text, head, seen[i]), v(text, head, seen[i]));
+                        std::swap(filed, seen);
+                    }
+                    step = token + 4 <= tokens && alike(1) && alike(2) && alike(3) ? 4 : 1;  // four share what is read
+                    const int32_t count = filed.size(), counts[4] = {count, count, count, count};
+                    const float* four[4];
+                    for (int64_t i = 0; i < step; i++) four[i] = q(text, head, token + i);
                     float* out = mixed + ((text * tokens + token) * heads + head) * H;
-                    if (count)
-                        attend<1>(kept, numbers.data(), 0, &count, &one, scratch, out, apart);
+                    if (!count)
+                        for (int64_t i = 0; i < step; i++) std::fill_n(out + i * apart, H, 0.0f);
+                    else if (step == 4)
+                        attend<4>(kept, numbers.data(), 0, counts, four, scratch, out, apart);
                     else
-                        std::fill_n(out, H, 0.0f);
+                        attend<1>(kept, numbers.data(), 0, counts, four, scratch, out, apart);
                 }
             }
     }
