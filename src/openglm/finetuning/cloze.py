@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..errors import DataError, OptionError
+from ..errors import DataError
 from ..network.model import GLMModel
 from ..scoring.candidates import CandidateBatch
 from ..scoring.predict import Prediction, Scoring, label_scores, predict
-from ..scoring.question import Question
+from ..scoring.question import Question, empty_contexts
 from ..tasks.examples import Example
 from ..tasks.renderer import QuestionRenderer
 from ..tasks.task import Task
@@ -83,7 +83,10 @@ class ClozeBatch:
             right[row, list(question.golds)] = True
         laid_out, priors, prior_of = [candidates], None, None
         if scoring.calibrate:
-            empty, prior_of = empty_contexts(questions)
+            empty, places = empty_contexts(questions)
+            starts = np.cumsum([0, *(len(each.candidates) for each in empty)])
+            numbers = [starts[i] + np.arange(len(each.candidates)) for each, i in zip(questions, places, strict=True)]
+            prior_of = torch.from_numpy(np.concatenate(numbers))
             priors = CandidateBatch.of(empty, tokenizer.markers, tokenizer.eos, ends=scoring.ends)
             laid_out.append(priors)
         tokens = sum(int(each.mask[:, 0].diagonal(dim1=1, dim2=2).sum()) for each in laid_out)
@@ -110,30 +113,6 @@ class ClozeBatch:
     def pin_memory(self) -> ClozeBatch:
         """As it is: a few questions are copied soon enough."""
         return self
-
-
-def empty_contexts(questions: Sequence[Question]) -> tuple[list[Question], Tensor]:
-    """The distinct empty contexts of questions with their answers, as questions.
-
-    Returns:
-        The contexts, and for each candidate of `questions` its number among theirs, [C] int64.
-
-    Raises:
-        OptionError: a question without one.
-    """
-    found: list[Question] = []
-    starts: dict[object, int] = {}
-    numbers: list[int] = []
-    end = 0
-    for question in questions:
-        if question.prior is None:
-            raise OptionError("this task has no empty context to calibrate with; set objective.calibrate to no")
-        key = (question.prior, question.candidates)
-        if key not in starts:
-            starts[key], end = end, end + len(question.candidates)
-            found.append(dataclasses.replace(question, part_a=question.prior))
-        numbers += range(starts[key], starts[key] + len(question.candidates))
-    return found, torch.tensor(numbers)
 
 
 def question_losses(scores: Tensor, right: Tensor, options: ObjectiveOptions) -> Tensor:

@@ -20,7 +20,7 @@ from ..network.config import GLMConfig
 from ..network.model import GLMModel
 from ..scoring.candidates import token_logprobs
 from ..scoring.predict import TOKENS_AT_ONCE, Scoring, shares
-from ..scoring.question import Question
+from ..scoring.question import Question, empty_contexts
 from ..tokenizer import Tokenizer
 from .prompt import Prompt, build_prompt, numbered
 from .results import Fill, Scored
@@ -218,24 +218,15 @@ def _priors(
     scoring: Scoring,
     tokens_at_once: int,
 ) -> list[NDArray[np.float64]]:
-    """What the answers score in the empty contexts; equal questions are asked once."""
-    distinct: dict[object, Question] = {}
-    keys = []
+    """What the answers score in the empty contexts."""
+    questions = []
     for prompt, each in zip(empty, scored, strict=True):
         candidates = tuple(tuple(tuple(ids) for ids in one.token_ids) for one in each)
-        keys.append((prompt.part_a, candidates))
-        owner = tuple(range(len(candidates)))
-        distinct.setdefault(keys[-1], Question(prompt.part_a, candidates, owner, ("",) * len(owner)))
+        owner, names = tuple(range(len(candidates))), ("",) * len(candidates)
+        questions.append(Question(prompt.part_a, candidates, owner, names, prior=prompt.part_a))
+    distinct, places = empty_contexts(questions)
     values = token_logprobs(
-        model,
-        list(distinct.values()),
-        tokenizer.markers,
-        tokenizer.eos,
-        ends=scoring.ends,
-        tokens_at_once=tokens_at_once,
+        model, distinct, tokenizer.markers, tokenizer.eos, ends=scoring.ends, tokens_at_once=tokens_at_once
     )
-    known = {
-        key: np.array([read.sum() / len(read) ** scoring.length_penalty for read in each])
-        for key, each in zip(distinct, values, strict=True)
-    }
-    return [known[key] for key in keys]
+    scores = [np.array([read.sum() / len(read) ** scoring.length_penalty for read in each]) for each in values]
+    return [scores[place] for place in places]

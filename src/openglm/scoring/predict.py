@@ -11,7 +11,6 @@ tokens count the ends where those are scored.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from ..errors import OptionError
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .candidates import CandidateBatch, token_logprobs
-from .question import Question
+from .question import Question, empty_contexts
 
 TOKENS_AT_ONCE = 4096  # more are slower on CPUs, whose caches they leave
 
@@ -195,16 +194,7 @@ def _logprobs(
 def _priors(
     model: GLMModel, tokenizer: Tokenizer, questions: Sequence[Question], scoring: Scoring, tokens_at_once: int
 ) -> list[NDArray[np.float64]]:
-    """Log-probabilities of the candidates in the empty contexts; equal ones are computed once."""
-    distinct: dict[object, Question] = {}
-    keys = []
-    for question in questions:
-        if question.prior is None:
-            raise OptionError("this question has no empty context to calibrate with")
-        key = (question.prior, question.candidates)
-        keys.append(key)
-        if key not in distinct:
-            distinct[key] = dataclasses.replace(question, part_a=question.prior)
-    values = _logprobs(model, tokenizer, list(distinct.values()), scoring, tokens_at_once)
-    known = dict(zip(distinct, (logprobs for logprobs, _ in values), strict=True))
-    return [known[key] for key in keys]
+    """Log-probabilities of the candidates in the empty contexts."""
+    distinct, places = empty_contexts(questions)
+    values = _logprobs(model, tokenizer, distinct, scoring, tokens_at_once)
+    return [values[place][0] for place in places]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..blanks import PartA
+from ..errors import OptionError
 
 Candidate = tuple[tuple[int, ...], ...]  # token ids of one answer, for each blank
 
@@ -73,3 +74,26 @@ class Question:
     def most_cut(self) -> Question:
         """The variant that left out most of the text."""
         return max(self.variants, key=lambda variant: variant.cut)
+
+
+def empty_contexts(questions: Sequence[Question]) -> tuple[list[Question], list[int]]:
+    """The same answers with nothing around their blanks, for calibration; equal ones once.
+
+    Returns:
+        The distinct ones, and for each of `questions` the index of its own among them.
+
+    Raises:
+        OptionError: a question without an empty context.
+    """
+    distinct: dict[object, int] = {}
+    found: list[Question] = []
+    places = []
+    for question in questions:
+        if question.prior is None:
+            raise OptionError("a question has no empty context to calibrate with; leave calibrate out")
+        key = (question.prior, question.candidates)
+        if key not in distinct:
+            distinct[key] = len(found)
+            found.append(replace(question, part_a=question.prior))
+        places.append(distinct[key])
+    return found, places
