@@ -220,6 +220,19 @@ def test_few_shot_tests_the_same_sample(folder: Path) -> None:
     assert round(found.metrics["accuracy"] * 6 / 100, 6) % 1 == 0
 
 
+def test_answers_that_the_vocabulary_cannot_tell_apart_are_counted(folder: Path, infiller: Infiller) -> None:
+    (folder / "alike.yaml").write_text(
+        "kind: options\npatterns: ['{text}[MASK]']\noptions: answers\nfiles: {test: alike/test.jsonl}\n",
+        encoding="utf-8",
+    )
+    answers = [["河边", "医生"], ["河边", "河边"], ["医生", "老师", "医生"]]
+    write_lines(folder / "alike" / "test.jsonl", [{"text": "老师", "answers": each, "label": 0} for each in answers])
+    found = measured(folder, str(folder / "alike.yaml"))
+    assert found.alike == 2
+    assert "3, 2 with equal answers" in render([found])
+    assert "equal answers" not in render([measured(folder)])
+
+
 # --- what is kept --------------------------------------------------------------------------------
 
 
@@ -289,6 +302,7 @@ def test_a_changed_head_is_measured_again(folder: Path, runs: dict[str, Path], t
     tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
     next(iter(tensors.values())).view(-1)[-1] += 1
     save_file(tensors, weights)
+    (place / "model" / "checksums.json").unlink()  # which would call this damage
     assert not kept(folder, output, task, place)
 
 

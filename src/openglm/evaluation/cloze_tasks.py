@@ -182,6 +182,7 @@ class ClozeTarget(Target):
             metrics=means,
             count=len(questions),
             cut=sum(question.most_cut.cut > 0 for question in questions),
+            alike=sum(len(set(question.candidates)) < len(question.candidates) for question in questions),
             deviations=deviations,
             runs=tuple(runs) if len(runs) > 1 else (),
             chance=chance(self.task, questions),

@@ -196,6 +196,7 @@ def _measured(
         categories=found.categories,
         version=target.version,
         population=population,
+        alike=found.alike,
     )
 
 

@@ -37,6 +37,7 @@ class Result:
         runs: metrics of each run, where there are several.
         version: of the task, its figures can only be compared with those of the same.
         population: how many examples there are, where a sample of them was measured; else 0.
+        alike: examples of which two answers come to the same tokens, so that none can be told from the other.
         cut: examples of which something did not fit the context.
         chance, majority: metrics of guessing, and of always giving the most frequent answer.
         published: results of others.
@@ -63,6 +64,7 @@ class Result:
     categories: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     version: int = 1
     population: int = 0
+    alike: int = 0
 
     @property
     def identity(self) -> str:
@@ -77,8 +79,9 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; metrics rounded to four digits."""
         values = dataclasses.asdict(self)
-        if not self.population:
-            del values["population"]
+        for name in ("population", "alike"):
+            if not values[name]:
+                del values[name]
         return {key: _rounded(value) for key, value in values.items() if value not in ("", (), {}, None)}
 
     @classmethod

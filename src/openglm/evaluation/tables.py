@@ -27,6 +27,7 @@ def own_table(results: Sequence[Result]) -> str:
     for each in results:
         count = f"{each.count}" + (f" ({each.cut} cut)" if each.cut else "")
         count += ", a sample" if each.population else ""
+        count += f", {each.alike} with equal answers" if each.alike else ""
         for number, name in enumerate(each.metrics):
             about = [each.task, str(each.version), each.method, count] if not number else [""] * 4
             guesses = [_number(each.chance.get(name)), _number(each.majority.get(name))]

@@ -22,6 +22,7 @@ class Measurement:
         metrics: name -> value (a mean over `runs`), the most important first.
         count: examples measured.
         cut: examples of which something did not fit the context.
+        alike: examples of which two answers come to the same tokens.
         deviations, runs: over several runs, as in `Result`.
         chance, majority, categories: as in `Result`.
         predictions: plain values for each example, with its text and id; () where there are none.
@@ -30,6 +31,7 @@ class Measurement:
     metrics: Mapping[str, float]
     count: int
     cut: int = 0
+    alike: int = 0
     deviations: Mapping[str, float] = field(default_factory=dict)
     runs: tuple[Mapping[str, float], ...] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
