@@ -33,7 +33,7 @@ place, share, cut = ranked[0].index, ranked[0].probability, ranked[0].truncated
 options, network, config = FillOptions(repetition_penalty=1.2), GLMModel(GLMConfig(1, 8, 2, 128)), model.model.config
 tokenizer: openglm.Tokenizer = model.tokenizer
 kinds = [openglm.BertTokenizer, openglm.BilingualTokenizer, openglm.ChineseTokenizer, openglm.GPT2Tokenizer]
-behind: list[object] = [openglm.evaluate, openglm.finetune]
+behind: list[object] = [openglm.evaluate, openglm.finetune, openglm.pretrain]
 print(openglm.RobertaTokenizer, openglm.__version__, kinds, str(filled), filled.to_dict(), scored.to_dict())
 try:
     model.fill("a [MASK]", max_new_token=3)  # the misspelt one

@@ -34,6 +34,7 @@ from openglm.integrations.transformers import (  # noqa: E402
     OpenGLMTokenizer,
     from_pretrained,
 )
+from openglm.integrations.transformers.generation import WholeText  # noqa: E402
 
 TEXTS = [
     "the old [MASK] found the river",
@@ -213,7 +214,9 @@ def first_tokens(infiller: Infiller, text: str) -> list[tuple[int, float]]:
     with torch.no_grad():
         start = torch.tensor([[infiller.tokenizer.markers.sop]])
         logits = model(ids, decoder_input_ids=start).logits[0, -1].clone()
-    logits[model.config.token_ids["never"]] = -torch.inf
+    brings = [infiller.tokenizer.brings_space(prompt.blanked.literals[0])]
+    rule = WholeText(infiller.tokenizer, len(logits), ids, brings, (0, 1))
+    logits = rule(torch.tensor([[infiller.tokenizer.markers.sop]]), logits[None])[0]
     best = logits.log_softmax(-1).topk(12)
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 

@@ -10,18 +10,16 @@ A's first. A text has one blank here; `openglm.load` fills several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, MultipleChoiceModelOutput, Seq2SeqLMOutput
-from transformers.utils import ModelOutput
 
 from ...checkpoints.checksums import SummingReader, write_checksums
 from ...checkpoints.find import find_folder
@@ -32,9 +30,11 @@ from ...checkpoints.safetensors_files import write_files
 from ...checkpoints.weights import TensorInfo
 from ...errors import InputError, OptionError, TokenizerError
 from ...files import write_atomically
-from ...network.attention import attend
 from ...network.model import GLMModel
+from ...tokenizer import Tokenizer
 from .configuration import OpenGLMConfig
+from .generation import WholeText
+from .reading import Cached, PartA, PartAReader, part_a
 
 GENERATION_FILE = "generation_config.json"
 IGNORED = -100  # a label without a loss
@@ -49,46 +49,6 @@ _PASSED = (
     "local_files_only",
     "cache_dir",
 )
-
-
-@dataclass
-class PartA(ModelOutput):
-    """Texts that are to be filled, as the encoder's side hands them on.
-
-    Attributes:
-        last_hidden_state: [B, S, D] word embeddings.
-        text_ids: [B, S].
-    """
-
-    last_hidden_state: Tensor | None = None
-    text_ids: Tensor | None = None
-
-
-class PartAReader(nn.Module):
-    """The encoder's side: it reads nothing yet, as texts are read together with the first token of the fill."""
-
-    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.embed = embed
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> PartA:
-        """[B, S] ids -> what `OpenGLMForSeq2SeqLM` takes as `encoder_outputs`."""
-        return PartA(self.embed(input_ids), input_ids)
-
-
-class _Cached:
-    """A cache of transformers as the network sees one."""
-
-    def __init__(self, cache: DynamicCache) -> None:
-        self.cache = cache
-
-    def attend(self, layer: int, q_BNSH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Any) -> Tensor:
-        """As `network.cache.Cache`."""
-        k_BNKH, v_BNKH = self.cache.update(k_BNSH, v_BNSH, layer)
-        return attend(q_BNSH, k_BNKH, v_BNKH, mask)
-
-    def advance(self, tokens: int) -> None:
-        """The cache counts for itself."""
 
 
 class OpenGLMPreTrainedModel(PreTrainedModel):
@@ -109,6 +69,7 @@ class OpenGLMPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         network = GLMModel(config.to_glm()) if network is None else network
         object.__setattr__(self, "network", network)  # not a child: its own children are ours
+        self.vocabulary: Tokenizer | None = None
         for name, child in network.named_children():
             setattr(self, name, child)
         self.post_init()
@@ -170,13 +131,16 @@ class OpenGLMPreTrainedModel(PreTrainedModel):
             own = GLMModel(config.to_glm())  # with another dropout, say
             own.load_state_dict(network.state_dict())
             network = own.to(device or "cpu", kind)
+        vocabulary: Tokenizer | None = None
         try:
-            known = OpenGLMConfig.of(network.config, checkpoint.tokenizer())
+            vocabulary = checkpoint.tokenizer()
+            known = OpenGLMConfig.of(network.config, vocabulary)
         except TokenizerError:  # a checkpoint of a Trainer that was given no tokenizer
             known = OpenGLMConfig.of(network.config)
             known.token_ids = dict(read_json(checkpoint.folder / CONFIG_FILE).get("token_ids") or {})
         known.name_or_path = str(name_or_path)
         model = cls(known, network.requires_grad_(True)).eval()
+        model.vocabulary = vocabulary
         chosen = checkpoint.folder / GENERATION_FILE
         if checkpoint.format == OPENGLM and chosen.is_file() and model.can_generate():
             model.generation_config.update(**read_json(chosen))
@@ -217,7 +181,7 @@ class OpenGLMModel(OpenGLMPreTrainedModel):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> BaseModelOutput:
         """[B, S] ids -> hidden states, [B, S, D]."""
-        positions, mask = _part_a(input_ids, attention_mask)
+        positions, mask = part_a(input_ids, attention_mask)
         return BaseModelOutput(last_hidden_state=self.network.hidden_states(input_ids, positions, mask))
 
 
@@ -251,6 +215,7 @@ class OpenGLMForSeq2SeqLM(OpenGLMPreTrainedModel, GenerationMixin):
         encoder_outputs: PartA | None = None,
         past_key_values: EncoderDecoderCache | DynamicCache | None = None,
         use_cache: bool | None = None,
+        brings_space: Tensor | None = None,
         **options: Any,
     ) -> Seq2SeqLMOutput:
         """Logits over the vocabulary for every token of the decoder's side, [B, T, V].
@@ -300,11 +265,11 @@ class OpenGLMForSeq2SeqLM(OpenGLMPreTrainedModel, GenerationMixin):
             ids = fill
         else:
             ids = torch.cat([text, fill], 1)
-            of_text, text_sees = _part_a(text, mask)
+            of_text, text_sees = part_a(text, mask)
             positions = torch.cat([of_text, positions], 2)
             hidden = text_sees.new_zeros(B, 1, S, T)
             sees = torch.cat([torch.cat([text_sees.expand(B, 1, S, S), hidden], 3)[:, 0], sees], 1)
-        cache = None if past is None else _Cached(past)
+        cache = None if past is None else Cached(past)
         states = self.network.hidden_states(ids, positions, sees[:, None], cache=cache)
         return states[:, -fill.shape[1] :]
 
@@ -317,8 +282,25 @@ class OpenGLMForSeq2SeqLM(OpenGLMPreTrainedModel, GenerationMixin):
             raise InputError(
                 f"each text needs exactly one blank here, not {counts}; openglm.load(...).fill fills several"
             )
-        positions, _ = _part_a(text, mask)
+        positions, _ = part_a(text, mask)
         return positions[:, 0][found]
+
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """Fill the blank of each text, as `GenerationMixin.generate` does it; what `fill` would not write is left out.
+
+        Args:
+            kwargs: those of transformers, with `input_ids`, `attention_mask` and `brings_space` as the tokenizer
+                gives them.
+        """
+        text, brings = inputs if inputs is not None else kwargs.get("input_ids"), kwargs.pop("brings_space", None)
+        if self.vocabulary is not None and text is not None:
+            settings = generation_config or self.generation_config
+            most = kwargs.get("max_new_tokens") or (kwargs.get("max_length") or 1) - 1 or settings.max_new_tokens
+            limits = (kwargs.get("min_new_tokens") or settings.min_new_tokens or 0, most)
+            spaces = [False] * len(text) if brings is None else brings.tolist()
+            rule = WholeText(self.vocabulary, self.config.vocab_size, text, spaces, limits)
+            kwargs["logits_processor"] = LogitsProcessorList([rule, *kwargs.get("logits_processor", [])])
+        return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """`<sop>` and all labels but the last, [B, T]."""
@@ -379,11 +361,3 @@ class OpenGLMForMultipleChoice(OpenGLMForSeq2SeqLM):
         ends = targets == self.config.token_ids["eop"]
         behind = ends.cumsum(1) - ends.long() > 0
         return targets.masked_fill(behind, IGNORED)
-
-
-def _part_a(ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Positions [B, 2, S] and mask [B, 1, S, S] of texts: every token sees all that is no padding."""
-    real = torch.ones_like(ids) if attention_mask is None else attention_mask.long()
-    positions = (real.cumsum(1) - 1).clamp(min=0)
-    mask = real.bool()[:, None, None].expand(len(ids), 1, ids.shape[1], ids.shape[1])
-    return torch.stack([positions, torch.zeros_like(positions)], 1), mask

@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizer
 
+from ...blanks import BlankedText
 from ...checkpoints.checksums import write_checksums
 from ...checkpoints.find import find_folder
 from ...checkpoints.resolve import open_checkpoint
@@ -104,6 +105,19 @@ class OpenGLMTokenizer(PreTrainedTokenizer):
         """Names of the tokens of a text, blanks in it read as blanks."""
         allowed = not options.get("split_special_tokens", False)
         return [self._names[token] for token in self.vocabulary.encode(text, allow_special=allowed)]
+
+    def _encode_plus(self, text: Any, *args: Any, **options: Any) -> Any:
+        """As there; a text also says whether its fill brings the space in front of it."""
+        out = super()._encode_plus(text, *args, **options)
+        if isinstance(text, str) and not self._writes_target:
+            brings = int(self._brings_space(text))
+            as_tensors = options.get("return_tensors") is not None
+            out["brings_space"] = out["input_ids"].new_tensor([brings]) if as_tensors else brings
+        return out
+
+    def _brings_space(self, text: str) -> bool:
+        blanked = BlankedText.parse(text)
+        return bool(blanked.kinds) and self.vocabulary.brings_space(blanked.literals[0])
 
     def _convert_token_to_id(self, token: str) -> int:
         return self._numbers.get(token, self.vocabulary.special.get("unk", self.vocabulary.eos))
