@@ -270,7 +270,7 @@ def test_a_trainer_trains_saves_and_goes_on(folder: Path, tmp_path: Path) -> Non
     pytest.importorskip("accelerate")
     model = OpenGLMForSeq2SeqLM.from_pretrained(folder)
     tokenizer = OpenGLMTokenizer.from_pretrained(folder)
-    pairs = [("the old teacher [MASK]", "found the river"), ("a young doctor [MASK]", "sold a letter")] * 4
+    pairs = [("the old teacher [MASK]", " found the river"), ("a young doctor [MASK]", " sold a letter")] * 4
     rows = [{**tokenizer(text), "labels": tokenizer(text_target=target)["input_ids"]} for text, target in pairs]
     collator = transformers.DataCollatorForSeq2Seq(tokenizer, model=model)
     arguments = transformers.Seq2SeqTrainingArguments(
