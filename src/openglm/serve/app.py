@@ -53,7 +53,6 @@ def build_app(model: Infiller | Served, settings: Settings | None = None) -> Sta
     settings = settings or Settings()
     served = Served(model) if isinstance(model, Infiller) else model
     service = Service(served.infiller, settings, classifier=served.classifier, fills=served.fills)
-    api = document(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -63,31 +62,7 @@ def build_app(model: Infiller | Served, settings: Settings | None = None) -> Sta
         finally:
             await service.worker.stop()
 
-    def json_at(path: str, make: Callable[[Request], Any]) -> Route:
-        async def answer(request: Request) -> Response:
-            return JSONResponse(make(request))
-
-        return Route(path, answer, methods=["GET"])
-
-    routes = [
-        Route("/v1/fill", Call(service, FillRequest, fill), methods=["POST"]),
-        Route("/v1/choose", Call(service, ChooseRequest, choose, scores=True), methods=["POST"]),
-        Route("/v1/score", Call(service, ScoreRequest, score, scores=True), methods=["POST"]),
-        Route("/v1/classify", Call(service, ClassifyRequest, classify, scores=True, writes=False), methods=["POST"]),
-        Route("/v1/completions", Call(service, CompletionRequest, complete), methods=["POST"]),
-        Route("/v1/fim/completions", Call(service, FimRequest, fim), methods=["POST"]),
-        Route("/infill", Call(service, InfillRequest, infill), methods=["POST"]),
-        Route("/api/generate", Call(service, GenerateRequest, generate, shape=ollama_error), methods=["POST"]),
-        json_at("/api/tags", lambda request: tags(service)),
-        json_at("/api/version", lambda request: version()),
-        json_at("/v1/models", lambda request: models(service)),
-        json_at("/v1/models/{model:path}", lambda request: find_model(service, request.path_params["model"])),
-        json_at("/openapi.json", lambda request: api),
-        Route("/health", _status(lambda: service.worker.alive), methods=["GET"]),
-        Route("/ready", _status(lambda: service.ready), methods=["GET"]),
-        Route("/metrics", _metrics(service), methods=["GET"]),
-        *(Route(path, _page(name, kind), methods=["GET"]) for path, (name, kind) in PAGES.items()),
-    ]
+    routes = _routes(service)
     paths = frozenset(route.path for route in routes)
     middleware = []
     if settings.cors_origins:
@@ -107,6 +82,36 @@ def build_app(model: Infiller | Served, settings: Settings | None = None) -> Sta
     app = Starlette(routes=routes, middleware=middleware, lifespan=lifespan, exception_handlers=handlers)
     app.state.service = service
     return app
+
+
+def _routes(service: Service) -> list[Route]:
+    api = document(service.settings)
+
+    def json_at(path: str, make: Callable[[Request], Any]) -> Route:
+        async def answer(request: Request) -> Response:
+            return JSONResponse(make(request))
+
+        return Route(path, answer, methods=["GET"])
+
+    return [
+        Route("/v1/fill", Call(service, FillRequest, fill), methods=["POST"]),
+        Route("/v1/choose", Call(service, ChooseRequest, choose, scores=True), methods=["POST"]),
+        Route("/v1/score", Call(service, ScoreRequest, score, scores=True), methods=["POST"]),
+        Route("/v1/classify", Call(service, ClassifyRequest, classify, scores=True, writes=False), methods=["POST"]),
+        Route("/v1/completions", Call(service, CompletionRequest, complete), methods=["POST"]),
+        Route("/v1/fim/completions", Call(service, FimRequest, fim), methods=["POST"]),
+        Route("/infill", Call(service, InfillRequest, infill), methods=["POST"]),
+        Route("/api/generate", Call(service, GenerateRequest, generate, shape=ollama_error), methods=["POST"]),
+        json_at("/api/tags", lambda request: tags(service)),
+        json_at("/api/version", lambda request: version()),
+        json_at("/v1/models", lambda request: models(service)),
+        json_at("/v1/models/{model:path}", lambda request: find_model(service, request.path_params["model"])),
+        json_at("/openapi.json", lambda request: api),
+        Route("/health", _status(lambda: service.worker.alive), methods=["GET"]),
+        Route("/ready", _status(lambda: service.ready), methods=["GET"]),
+        Route("/metrics", _metrics(service), methods=["GET"]),
+        *(Route(path, _page(name, kind), methods=["GET"]) for path, (name, kind) in PAGES.items()),
+    ]
 
 
 def _status(well: Callable[[], bool]) -> Callable[[Request], Any]:

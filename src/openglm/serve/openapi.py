@@ -94,39 +94,7 @@ def document(settings: Settings) -> Json:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "paths": {
-            "/v1/fill": {
-                "post": _posting(
-                    "fill", "Fill the blanks of texts", FillRequest, [FillResponse, FillBatchResponse], PIECES
-                )
-            },
-            "/v1/choose": {
-                "post": _posting(
-                    "choose", "Rank answers to texts", ChooseRequest, [ChooseResponse, ChooseBatchResponse]
-                )
-            },
-            "/v1/score": {"post": _posting("score", "Log-probability of given fills", ScoreRequest, ScoreResponse)},
-            "/v1/classify": {"post": _posting("classify", "Say the labels of texts", ClassifyRequest, CLASSIFIED)},
-            "/v1/completions": {
-                "post": _posting(
-                    "complete", "Complete or insert text, as OpenAI does", CompletionRequest, CompletionResponse, CHUNKS
-                )
-            },
-            "/v1/fim/completions": {
-                "post": _posting("fim", "Insert text, as Mistral does", FimRequest, FimResponse, CHUNKS)
-            },
-            "/infill": {
-                "post": _posting("infill", "Insert text, as llama.cpp does", InfillRequest, InfillResponse, INFILLED)
-            },
-            "/api/generate": {"post": _generate()},
-            "/api/tags": {"get": _getting("tags", "What is served, as ollama lists it", Tags, 401, 421)},
-            "/api/version": {"get": _getting("version", "Of this server", Version, 401, 421)},
-            "/v1/models": {"get": _getting("models", "What is served, and what it can do", ModelList, 401, 421)},
-            "/v1/models/{model}": {"get": _one_model()},
-            "/health": {"get": _getting("health", "Whether the server works", Status, 421, unwell=True)},
-            "/ready": {"get": _getting("ready", "Whether it takes requests", Status, 421, unwell=True)},
-            "/metrics": {"get": _metrics()},
-        },
+        "paths": _paths(),
         "components": {"schemas": defined["$defs"]},
     }
     if settings.key is not None:
@@ -136,6 +104,38 @@ def document(settings: Settings) -> Json:
                 for operation in methods.values():
                     operation["security"] = [{"key": []}]
     return out
+
+
+def _paths() -> Json:
+    return {
+        "/v1/fill": {
+            "post": _posting("fill", "Fill the blanks of texts", FillRequest, [FillResponse, FillBatchResponse], PIECES)
+        },
+        "/v1/choose": {
+            "post": _posting("choose", "Rank answers to texts", ChooseRequest, [ChooseResponse, ChooseBatchResponse])
+        },
+        "/v1/score": {"post": _posting("score", "Log-probability of given fills", ScoreRequest, ScoreResponse)},
+        "/v1/classify": {"post": _posting("classify", "Say the labels of texts", ClassifyRequest, CLASSIFIED)},
+        "/v1/completions": {
+            "post": _posting(
+                "complete", "Complete or insert text, as OpenAI does", CompletionRequest, CompletionResponse, CHUNKS
+            )
+        },
+        "/v1/fim/completions": {
+            "post": _posting("fim", "Insert text, as Mistral does", FimRequest, FimResponse, CHUNKS)
+        },
+        "/infill": {
+            "post": _posting("infill", "Insert text, as llama.cpp does", InfillRequest, InfillResponse, INFILLED)
+        },
+        "/api/generate": {"post": _generate()},
+        "/api/tags": {"get": _getting("tags", "What is served, as ollama lists it", Tags, 401, 421)},
+        "/api/version": {"get": _getting("version", "Of this server", Version, 401, 421)},
+        "/v1/models": {"get": _getting("models", "What is served, and what it can do", ModelList, 401, 421)},
+        "/v1/models/{model}": {"get": _one_model()},
+        "/health": {"get": _getting("health", "Whether the server works", Status, 421, unwell=True)},
+        "/ready": {"get": _getting("ready", "Whether it takes requests", Status, 421, unwell=True)},
+        "/metrics": {"get": _metrics()},
+    }
 
 
 def _ref(model: type[BaseModel]) -> Json:
