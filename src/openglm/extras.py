@@ -12,7 +12,7 @@ from typing import Any
 from .errors import MissingLibraryError
 
 # Those of pyproject.toml that users install for what they do.
-EXTRAS = ("eval", "gpu", "lm-eval", "parquet", "ray", "serve", "train", "transformers")
+EXTRAS = ("conditions", "eval", "gpu", "lm-eval", "parquet", "ray", "serve", "train", "transformers")
 
 
 def library(module: str, *, extra: str, purpose: str) -> Any:

@@ -32,6 +32,15 @@ from openglm.errors import OptionError
         ({"num_beams": 2, "temperature": 0.5}, "exclude each other"),
         ({"seed": -1}, "seed"),
         ({"truncate": "middle"}, "truncate"),
+        ({"top_k": 5}, "top_k does nothing at temperature 0"),
+        ({"seed": 1, "top_p": 0.5}, "top_p and seed does nothing"),
+        ({"min_p": 0.1}, "min_p does nothing"),
+        ({"typical_p": 0.2}, "typical_p does nothing"),
+        ({"length_penalty": 0.5}, "length_penalty ranks beams"),
+        ({"min_p": 1.5}, "min_p must be at least 0 and at most 1"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
+        ({"exponential_decay_length_penalty": 3}, "must be .start, factor."),
+        ({"exponential_decay_length_penalty": (3, 0.5)}, "factor of exponential_decay"),
     ],
 )
 def test_out_of_range(options: dict[str, Any], words: str) -> None:

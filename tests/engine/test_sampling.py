@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openglm.engine.options import FillOptions
-from openglm.engine.sampling import choose, keep_top_k, keep_top_p, penalize_repetition
+from openglm.engine.sampling import (
+    choose,
+    favor_ends,
+    forbid_repeats,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    penalize_repetition,
+)
 
 rows_of_logits = st.lists(st.floats(-8, 8, allow_nan=False, width=32), min_size=2, max_size=12, unique=True)
 
@@ -96,3 +105,44 @@ def test_a_row_draws_the_same_alone_and_in_company() -> None:
     together = choose(logits, options, numbers)
     alone = [choose(logits[i : i + 1], options, [numbers[i]]).item() for i in range(5)]
     assert together.tolist() == alone
+
+
+@given(st.lists(st.floats(-8, 8), min_size=1, max_size=12), st.floats(0.01, 1.0))
+def test_min_p_is_a_share_of_the_most_probable(values: list[float], p: float) -> None:
+    probabilities = torch.tensor(values, dtype=torch.float64).softmax(-1)
+    kept = keep_min_p(torch.tensor([values], dtype=torch.float64), p)[0].isfinite()
+    near = (probabilities / probabilities.max() - p).abs() < 1e-9
+    assert ((probabilities >= p * probabilities.max()) == kept)[~near].all()
+    assert kept.any()
+
+
+@given(st.lists(st.floats(-8, 8), min_size=2, max_size=12), st.floats(0.05, 0.99))
+def test_typical_keeps_what_is_nearest_to_the_mean_information(values: list[float], p: float) -> None:
+    logits = torch.tensor([values], dtype=torch.float64)
+    probabilities = logits[0].softmax(-1)
+    distance = (-probabilities.log() + (probabilities * probabilities.log()).sum()).abs()
+    kept = keep_typical(logits, p)[0].isfinite()
+    assert probabilities[kept].sum() >= p - 1e-9
+    assert not kept.all() or probabilities.sum() - probabilities[distance.argmax()] < p + 1e-9
+    if not kept.all():
+        assert distance[kept].max() <= distance[~kept].min() + 1e-12
+
+
+def test_no_run_of_tokens_is_repeated() -> None:
+    logits = torch.zeros(4, 6)
+    rows = [([1, 2, 3, 1, 2], [4, 5]), ([4], [0, 4, 5, 4]), ([], [1, 2, 3]), ([1, 1, 1], [])]
+    found = forbid_repeats(logits, rows, 3)[0].isinf().nonzero().flatten().tolist()
+    assert found == [3]
+    assert [row.isinf().nonzero().flatten().tolist() for row in forbid_repeats(logits, rows, 2)] == [[3], [5], [], [1]]
+    single = [row.isinf().nonzero().flatten().tolist() for row in forbid_repeats(logits, rows, 1)]
+    assert single == [[1, 2, 3, 4, 5], [0, 4, 5], [1, 2, 3], [1]]
+    assert forbid_repeats(logits[:, :1], [([0], [])] * 4, 1).isfinite().all()  # never nothing at all
+    assert forbid_repeats(logits, rows, 0) is logits
+
+
+def test_ends_become_likelier_from_a_length_on() -> None:
+    logits = torch.tensor([[1.0, -2.0, 0.5], [1.0, -2.0, -torch.inf]])
+    assert favor_ends(logits, [3, 3], [1, 2], (3, 2.0)) is logits
+    grown = favor_ends(logits, [5, 4], [1, 2], (3, 2.0))
+    assert grown.tolist() == [[1.0, -2.0 + 2.0 * 3, 0.5 + 0.5 * 3], [1.0, 0.0, -torch.inf]]
+    assert favor_ends(logits, [10_000, 1], [1], (0, 9.0)).isfinite().sum() == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,16 @@ def _lengths(text: str) -> int | list[int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number or numbers with commas, not {text!r}") from None
     return values[0] if len(values) == 1 else values
+
+
+def _words(text: str) -> Any:
+    """A text, or a JSON list: of texts, or with one list per blank."""
+    if not text.startswith("["):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not a JSON list ({error})") from None
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -85,12 +96,23 @@ DECODING: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "temperature": (float, "T", "0: the most probable token (default); above 0: sample"),
     "top_k": (int, "K", "sample among the K most probable tokens"),
     "top_p": (float, "P", "sample among the most probable tokens that reach probability P"),
+    "min_p": (float, "P", "sample among tokens at least P times as probable as the most probable one"),
+    "typical_p": (float, "P", "sample among the most typical tokens that reach probability P"),
+    "no_repeat_ngram_size": (int, "N", "no run of N tokens stands twice in a fill, or in it and the text"),
     "repetition_penalty": (float, "R", "above 1: avoid tokens already written in this text's blanks"),
     "num_beams": (int, "N", "beam search with N hypotheses"),
     "length_penalty": (float, "A", "rank beams by log-probability / length ** A (default: 0)"),
     "num_return_sequences": (int, "N", "answers per text"),
     "seed": (int, "N", "makes sampling repeat"),
     "truncate": (str, "start|end|around", "what to drop of a text longer than the context (default: refuse it)"),
+    "choices": (_words, "JSON", "the fill is one of these texts, a JSON list"),
+    "regex": (str, "REGEX", "the fill matches this regular expression"),
+    "json_schema": (str, "JSON", "the fill is JSON of this schema"),
+    "min_chars": (_lengths, "N[,N...]", "fewest characters of a fill, or one number per blank"),
+    "max_chars": (_lengths, "N[,N...]", "most characters of a fill, or one number per blank"),
+    "bad_words": (_words, "TEXT|JSON", "what a fill must not contain: a text, or a JSON list"),
+    "required": (_words, "TEXT|JSON", "what a fill must contain: a text, or a JSON list"),
+    "stop": (_words, "TEXT|JSON", "a fill ends behind this text, or the first of a JSON list"),
 }
 
 

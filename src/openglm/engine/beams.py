@@ -21,7 +21,7 @@ from ..layouts import Layout, PartBState
 from .job import Job, JobOutput
 from .model_runner import Input, ModelRunner
 from .options import FillOptions
-from .sampling import penalize_repetition
+from .sampling import favor_ends, forbid_repeats, penalize_repetition
 from .stop_tokens import StopTokens
 from .writing import BlankState, restrict
 
@@ -197,10 +197,17 @@ class BeamSearchJob(Job):
         allowed = restrict(allowed, [each.state for each in before])
         written = ([token for fill in each.fills for token in fill] for each in before)
         allowed = penalize_repetition(allowed, written, self.options.repetition_penalty)
+        size, fills = self.options.no_repeat_ngram_size, [each.fills[-1] for each in before]
+        around = self.layout.input_ids[: self.layout.separator].tolist() if size else []
+        allowed = forbid_repeats(allowed, ((fill, around) for fill in fills), size)
+        decay = self.options.exponential_decay_length_penalty
+        allowed = favor_ends(allowed, list(map(len, fills)), ends, decay)
         normalizer = logits.logsumexp(-1, keepdim=True)
         sums = torch.tensor([each.logprob for each in before]).to(logits)
         total = (sums[:, None] + (allowed - normalizer)).flatten()
         # Ends may take up to that many of the best places; enough others must remain.
+        if not torch.isfinite(total).any():  # no way leads on: the hypotheses stand as they are
+            return [Candidate(seq, seq.hypothesis.closed("unmet")) for seq in self._live]
         best = self._accepted(total, beams * (1 + len(ends)), logits.shape[1])
         logprobs = (logits - normalizer).flatten()[best].tolist()
         return [
@@ -233,8 +240,9 @@ class BeamSearchJob(Job):
         if token in self.stop_tokens.ids:
             return Candidate(parent, before.closed("stop", logprob))
         after = before.extended(token, logprob)
-        full = len(after.fills[-1]) >= self.limits[self._blank][1]
-        return Candidate(parent, after.closed("length") if full else after)
+        if len(after.fills[-1]) < self.limits[self._blank][1]:
+            return Candidate(parent, after)
+        return Candidate(parent, after.closed("length" if after.state is None or after.state.met else "unmet"))
 
     def _best(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
         """Of candidates, best first: the `num_beams` best that go on, and those among the best that end."""
@@ -295,7 +303,9 @@ class BeamSearchJob(Job):
         if len(best[0].hypothesis.fills) == len(self.limits):
             self.beams, self.done = [seq.hypothesis for seq in best], True
             return
-        self._awaiting_last_token = [seq for seq in best if seq.hypothesis.reasons[-1] == "length"]
+        self._awaiting_last_token = [
+            seq for seq in best if seq.hypothesis.reasons[-1] != "stop" and seq.hypothesis.fills[-1]
+        ]
         if not self._awaiting_last_token:
             self._open_next()
 

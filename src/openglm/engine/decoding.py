@@ -23,7 +23,7 @@ from ..layouts import Layout, PartBState
 from .job import Event, Job, JobOutput
 from .model_runner import Input, ModelRunner
 from .options import FillOptions
-from .sampling import choose, penalize_repetition
+from .sampling import choose, favor_ends, forbid_repeats, penalize_repetition
 from .stop_tokens import StopTokens
 from .writing import BlankState, restrict
 
@@ -44,6 +44,7 @@ class SamplingSequence:
         numbers: in 0 .. 1, drawn for the token that is chosen next.
         kv: its handle in the model runner.
         starts: what may be written into each blank, in the state of an empty one; () for any tokens.
+        around: tokens of the text, for what must not be repeated.
         state: of the current blank.
     """
 
@@ -58,6 +59,7 @@ class SamplingSequence:
     numbers: list[float] = field(default_factory=list)
     kv: Any = None
     starts: Sequence[BlankState] = ()
+    around: Sequence[int] = ()
     state: BlankState | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,6 +123,9 @@ class Choice:
     token: int
     logprob: float
     top: list[tuple[int, float]]
+
+
+NOTHING = Choice(-1, 0.0, [])  # no token leads on
 
 
 class SamplingJob(Job):
@@ -198,6 +203,8 @@ class SamplingJob(Job):
         for seq, choice in chosen:
             if choice is None:
                 seq.open_next()
+            elif choice is NOTHING:
+                self.close(seq, "unmet")
             elif math.isfinite(choice.logprob):
                 self.write(seq, choice)
             else:
@@ -223,12 +230,18 @@ class SamplingJob(Job):
         seq.state = None if seq.state is None else seq.state.after(choice.token)
         self.events.append(Event(answer, blank, choice.token, None))
         if seq.full:
-            if self.read_last and not seq.part_b.is_last:
-                seq.reasons.append("length")
-                seq.awaiting_last_token = True
-            else:
-                seq.finish_blank("length")
-            self.events.append(Event(answer, blank, None, "length"))
+            self.close(seq, "length" if seq.state is None or seq.state.met else "unmet")
+
+    def close(self, seq: SamplingSequence, reason: str) -> None:
+        """End the current blank of one sequence without an end of its own."""
+        answer, blank = self.seqs.index(seq), seq.part_b.blank
+        seq.numbers.clear()
+        if self.read_last and seq.part_b.fills[-1] and not seq.part_b.is_last:
+            seq.reasons.append(reason)
+            seq.awaiting_last_token = True
+        else:
+            seq.finish_blank(reason)
+        self.events.append(Event(answer, blank, None, reason))
 
     @staticmethod
     def _free(seqs: Sequence[SamplingSequence], runner: ModelRunner) -> None:
@@ -247,6 +260,20 @@ def _choose(
     allowed = stop_tokens.mask(logits, [seq.too_short for seq in seqs])
     allowed = restrict(allowed, [seq.state for seq in seqs])
     allowed = penalize_repetition(allowed, (seq.written for seq in seqs), options.repetition_penalty)
+    around = (seq.around for seq in seqs)
+    fills = [seq.part_b.fills[-1] for seq in seqs]
+    allowed = forbid_repeats(allowed, zip(fills, around, strict=True), options.no_repeat_ngram_size)
+    allowed = favor_ends(allowed, list(map(len, fills)), stop_tokens.ids, options.exponential_decay_length_penalty)
+    if any(seq.state is not None and seq.state.can_fail for seq in seqs):
+        going = torch.isfinite(allowed).any(-1)
+        if not going.all():
+            rows = going.nonzero()[:, 0].tolist()
+            chosen = iter(_tokens([seqs[row] for row in rows], logits[rows], allowed[rows], options) if rows else [])
+            return [next(chosen) if goes else NOTHING for goes in going.tolist()]
+    return _tokens(seqs, logits, allowed, options)
+
+
+def _tokens(seqs: Sequence[SamplingSequence], logits: Tensor, allowed: Tensor, options: FillOptions) -> list[Choice]:
     tokens = _accepted(allowed, options, seqs)
     logprobs = -F.cross_entropy(logits, tokens, reduction="none")
     return [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ class BlankState(Protocol):
     @property
     def met(self) -> bool:
         """Whether the fill may be cut off here and still be what was asked for."""
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether everything may come to be forbidden."""
 
 
 class Writing:
@@ -121,6 +125,7 @@ class TextState:
     place: int = FREE
     inside: int = 0
     ids: tuple[int, ...] = ()
+    can_fail: ClassVar[bool] = False
 
     def forbidden(self) -> Tensor:
         """As `BlankState`."""

@@ -13,13 +13,14 @@ from numpy.random import Generator
 from ..blanks import BlankedText, BlankKind
 from ..checks import check_number, check_one_of, named_options
 from ..engine.beams import BeamSearchJob
+from ..engine.conditions import Conditions, per_blank
 from ..engine.decoding import SamplingJob, SamplingSequence
 from ..engine.engine import Engine
 from ..engine.job import Job
 from ..engine.options import FillKeywords, FillOptions
 from ..engine.runners import runner_for
 from ..engine.stop_tokens import StopTokens
-from ..engine.writing import BlankState, Writing
+from ..engine.writing import BlankState, TextState, Writing
 from ..errors import InputError, OpenGLMError, OptionError
 from ..layouts import PartBState, lay_out
 from ..network.model import GLMModel
@@ -353,14 +354,24 @@ class Infiller:
     def _plan(self, text: Text, options: FillOptions) -> Plan:
         prompt = prompts_of([text], self.tokenizer, self.model, options.truncate)[0]
         limits = options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
-        return Plan(prompt, limits, [self._start(prompt.blanked, i, own) for i, own in enumerate(limits)])
+        starts: list[BlankState] = [self._start(prompt.blanked, i, own) for i, own in enumerate(limits)]
+        for blank, condition in enumerate(per_blank(options.conditions, len(limits))):
+            if condition is not None:
+                before, after = prompt.blanked.literals[blank : blank + 2]
+                plain = self._start(prompt.blanked, blank, limits[blank])
+                starts[blank] = self._conditions.start(condition, plain, before, after)
+        return Plan(prompt, limits, starts)
 
-    def _start(self, blanked: BlankedText, blank: int, limits: tuple[int, int]) -> BlankState:
+    def _start(self, blanked: BlankedText, blank: int, limits: tuple[int, int]) -> TextState:
         """What may be written into a blank: the rest of a document may end with the document's end, others do not."""
         stop = self._stop_tokens.ids
         ends = stop if blanked.kinds[blank] is BlankKind.GMASK else stop[:1]
         brings_space = self.tokenizer.brings_space(blanked.literals[blank])
         return self._writing.start(limits, brings_space=brings_space, ends=ends)
+
+    @cached_property
+    def _conditions(self) -> Conditions:
+        return Conditions(self._writing)
 
     @cached_property
     def _writing(self) -> Writing:
@@ -385,6 +396,7 @@ class Infiller:
                 _generator(options.seed, copy),
                 top_logprobs,
                 starts=plan.starts,
+                around=part_a.ids.tolist() if options.no_repeat_ngram_size else (),
             )
             for copy in range(options.num_return_sequences)
         ]

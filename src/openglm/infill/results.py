@@ -20,7 +20,8 @@ class Fill:
         logprob: log-probability of the fill under the model in nats, its end included.
         token_logprobs: of each token, then of the end (absent when cut off by the limit).
         start, end: where it stands in `Filled.text`, in characters.
-        finish_reason: "stop" (the model ended it) or "length" (`max_new_tokens` reached).
+        finish_reason: "stop" (the model ended it), "length" (`max_new_tokens` reached), or "unmet"
+            (so too, or with nothing left to write, before the conditions on it were met).
     """
 
     text: str

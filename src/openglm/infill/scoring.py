@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..blanks import BlankedText
 from ..checks import check_text
+from ..engine.conditions import spelled
 from ..errors import ContextLengthError, InputError, OptionError
 from ..network.config import GLMConfig
 from ..network.model import GLMModel
@@ -167,13 +168,7 @@ def _tokens(tokenizer: Tokenizer, literal: str, fill: Answer) -> tuple[int, ...]
     """
     if isinstance(fill, Fill):
         return tuple(fill.token_ids)
-    ids = tuple(tokenizer.encode(tokenizer.answer_in_place(literal, fill)))
-    if tokenizer.unknown_id in ids:
-        raise InputError(
-            f"the answer {fill!r:.80} holds characters that this model's vocabulary does not know, so that it would "
-            "count the same as others; write it with other characters"
-        )
-    return ids
+    return tuple(spelled(tokenizer, literal, fill))
 
 
 def _scored(

@@ -269,18 +269,22 @@ def _usage(tickets: Sequence[Completion], prompts: Sequence[Prompt]) -> Json:
 
 
 def _request(service: Service, body: CompletionRequest, prompt: str) -> Request:
+    temperature = 1.0 if body.temperature is None else body.temperature
+    sampling: dict[str, Any] = {
+        "top_k": max(0, body.top_k or 0),
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "seed": None if body.seed == -1 else body.seed,
+    }
     try:
         return service.request(
             BlankedText((prompt, body.suffix or ""), (blank_of(service, body),)),
             top_logprobs=body.logprobs or 0,
             max_new_tokens=body.most,
             min_new_tokens=body.min_tokens or 0,
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_k=max(0, body.top_k or 0),
-            top_p=1.0 if body.top_p is None else body.top_p,
+            temperature=temperature,
+            **(sampling if temperature else {}),  # clients send all of them, whatever the temperature
             repetition_penalty=body.repetition_penalty or 1.0,
             num_return_sequences=body.samples,
-            seed=None if body.seed == -1 else body.seed,
             truncate=body.cutting,
         )
     except ContextLengthError as error:

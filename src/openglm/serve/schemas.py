@@ -42,6 +42,8 @@ TruncateField = Annotated[
     Field(description="What to drop of a text longer than the context. Default: such a text is refused."),
 ]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31)]
+Characters = Annotated[int, Field(ge=0, le=10_000)]
+WordsField = str | list[str] | list[list[str] | None] | None
 MinTokens = Annotated[int, Field(ge=0, le=2**31)]
 
 
@@ -86,12 +88,30 @@ class FillRequest(WithTexts):
     temperature: float = Field(0.0, ge=0, le=100, description="0: the most probable token; above 0: sample.")
     top_k: int = Field(0, ge=0, le=2**31, description="Sample among the k most probable tokens; 0: all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample among the most probable tokens that reach p.")
+    min_p: float = Field(0.0, ge=0, le=1, description="Sample among tokens this share as probable as the first.")
+    typical_p: float = Field(1.0, gt=0, le=1, description="Sample among the most typical tokens that reach p.")
     repetition_penalty: float = Field(1.0, gt=0, le=100, description="Above 1: fewer repetitions.")
+    no_repeat_ngram_size: int = Field(0, ge=0, le=2**31, description="No run of so many tokens stands twice.")
     num_beams: int = Field(1, ge=1, le=2**31, description="Beam search over so many hypotheses.")
     length_penalty: float = Field(0.0, ge=-100, le=100, description="Beams rank by log-probability / length ** this.")
     num_return_sequences: int = Field(1, ge=1, le=2**31, description="Answers: samples, or the best beams.")
     seed: Seed | None = Field(None, description="Makes sampling repeat.")
     truncate: TruncateField = None
+    choices: list[str] | list[list[str] | None] | None = Field(
+        None,
+        description="A fill is one of these texts. This and what follows: for all blanks, or one per blank.",
+    )
+    regex: str | list[str | None] | None = Field(None, description="A fill matches this regular expression.")
+    json_schema: dict[str, Any] | str | list[dict[str, Any] | str | None] | None = Field(
+        None, description="A fill is JSON of this schema."
+    )
+    grammar: str | list[str | None] | None = Field(None, description="A fill is of this grammar (llguidance's Lark).")
+    whole_words: bool | list[bool | None] = Field(False, description="A fill is words and nothing else.")
+    min_chars: Characters | list[Characters | None] | None = Field(None, description="Fewest characters of a fill.")
+    max_chars: Characters | list[Characters | None] | None = Field(None, description="Most characters of a fill.")
+    bad_words: WordsField = Field(None, description="What a fill does not contain.")
+    required: WordsField = Field(None, description="What a fill contains.")
+    stop: WordsField = Field(None, description="A fill ends behind the first of these, which belongs to it.")
     stream: bool = Field(False, description="Send pieces as they are written, as server-sent events.")
     on_error: Literal["raise", "return"] = Field(
         "raise",

@@ -137,6 +137,9 @@ class Tokenizer(ABC):
         """The bytes of each of the `num_tokens`; special tokens, and others that stand for no text, have none."""
         return [b"" if t in self._text_of else self.token_text(t).encode() for t in range(self.num_tokens)]
 
+    spells_text = True  # whether tokens put together are the text, but for a space at its start
+    drops_space = False  # whether the space at the start of a text is left out when it is read back
+
     def is_canonical(self, ids: Sequence[int]) -> bool:
         """Whether a text is read in just these tokens; it may have been cut off between two of them."""
         return self.encode(self.decode(ids)) == list(ids)

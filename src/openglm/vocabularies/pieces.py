@@ -142,6 +142,8 @@ class ChineseTokenizer(_SentencePieceTokenizer):
         decoder_mask: `[dBLOCK]` exists.
     """
 
+    drops_space = True
+
     def __init__(
         self,
         model: Source,

@@ -42,6 +42,7 @@ class BertTokenizer(Tokenizer):
         TokenizerError: the file is missing, damaged or not BERT's.
     """
 
+    spells_text = False
     FRAME = ("[PAD]", "[CLS]", "[MASK]", "[UNK]", "[SEP]")
 
     def __init__(self, vocab: Source, *, task_masks: bool = False, decoder_mask: bool = False) -> None:
