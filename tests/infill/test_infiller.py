@@ -149,7 +149,7 @@ def test_beams_equal_exhaustive_search(tokenizer: BilingualTokenizer) -> None:
     eop = tokenizer.markers.eop
     banned = torch.ones(config.vocab_size, dtype=torch.bool)
     banned[[*allowed, eop]] = False
-    infiller._stop_tokens = StopTokens((eop,), banned)
+    infiller._planner._stop_tokens = StopTokens((eop,), banned)
     text = "老师[MASK]，[MASK]。"
     every = []
     for lengths in itertools.product(range(3), repeat=2):

@@ -96,8 +96,8 @@ def test_public_api_gives_the_recorded_fills(
     The original lets the end of a document end every blank.
     """
     infiller = Infiller(flagai, ChineseTokenizer(chinese_vocabulary))
-    any_end = partial(infiller._writing.start, brings_space=False, ends=infiller._stop_tokens.ids)
-    monkeypatch.setattr(infiller, "_start", lambda blanked, blank, limits: any_end(limits))
+    any_end = partial(infiller._planner._writing.start, brings_space=False, ends=infiller._planner._stop_tokens.ids)
+    monkeypatch.setattr(infiller._planner, "_start", lambda blanked, blank, limits: any_end(limits))
     banned = set(infiller.tokenizer.never_generated)
     compared = 0
     for run in runs:

@@ -109,8 +109,10 @@ def test_bytes_are_finished_within_the_limit(tokenizer: BilingualTokenizer) -> N
     """With nothing but bytes to write, every length gives whole characters."""
     infiller = random_infiller(tokenizer)
     first = tokenizer.encode("\U0001f600")[0]
-    infiller._stop_tokens.banned[:] = True
-    infiller._stop_tokens.banned[[first + 1, first, *range(1, 257), *infiller._stop_tokens.ids]] = False
+    infiller._planner._stop_tokens.banned[:] = True
+    infiller._planner._stop_tokens.banned[[first + 1, first, *range(1, 257), *infiller._planner._stop_tokens.ids]] = (
+        False
+    )
     for most in range(1, 9):
         result = infiller.fill("a[MASK]", temperature=3.0, seed=most, num_return_sequences=40, max_new_tokens=most)
         for filled in result.answers:

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-import numpy as np
-from numpy.random import Generator
-
-from ..blanks import BlankedText, BlankKind
+from ..blanks import BlankedText
 from ..checks import check_number, check_one_of, named_options
-from ..engine.beams import BeamSearchJob
-from ..engine.conditions import Conditions, per_blank
-from ..engine.decoding import SamplingJob, SamplingSequence
 from ..engine.engine import Engine
-from ..engine.job import Job
 from ..engine.options import FillKeywords, FillOptions
 from ..engine.runners import runner_for
-from ..engine.stop_tokens import StopTokens
-from ..engine.writing import BlankState, TextState, Writing
 from ..errors import InputError, OpenGLMError, OptionError
-from ..layouts import PartBState, lay_out
 from ..network.model import GLMModel
 from ..scoring.predict import Scoring
 from ..tokenizer import Tokenizer
 from .ahead import AHEAD, in_order
 from .origin import Origin
+from .planning import Planner
 from .prompt import Text, numbered
-from .request import Plan, Request
+from .request import Request
 from .results import Filled, Piece, Scored
 from .scoring import ChooseKeywords, Fills, check_choices, prompts_of, rank_answers, score_answers
 
@@ -62,7 +52,7 @@ class Infiller:
         self.tokenizer = tokenizer
         self.origin: Origin | None = None
         self._compile = compile
-        self._stop_tokens = StopTokens.of(tokenizer, model.config.vocab_size, model.word_embeddings.weight.device)
+        self._planner = Planner(model, tokenizer)
         self.engine = Engine(runner_for(model, tokenizer.eos, compile=compile))
 
     # --- filling -----------------------------------------------------------------------
@@ -150,7 +140,7 @@ class Infiller:
     @named_options(FillOptions)
     def check(self, text: Text, **options: Unpack[FillKeywords]) -> None:
         """Raise what `fill` would raise for this text and these options, without filling it."""
-        self._plan(text, FillOptions(**options))
+        self._planner.plan(text, FillOptions(**options))
 
     @named_options(FillOptions)
     def stream(self, text: Text, **options: Unpack[FillKeywords]) -> Iterator[Piece]:
@@ -173,7 +163,7 @@ class Infiller:
         chosen = FillOptions(**options)
         if chosen.num_beams > 1 or chosen.num_return_sequences > 1:
             raise OptionError("stream gives one answer as it is written; leave num_beams and num_return_sequences at 1")
-        return self._stream(self._request(self._plan(text, chosen), chosen))
+        return self._stream(self._planner.request(self._planner.plan(text, chosen), chosen))
 
     @named_options(FillOptions)
     def request(self, text: Text, *, top_logprobs: int = 0, **options: Unpack[FillKeywords]) -> Request:
@@ -188,7 +178,7 @@ class Infiller:
             as `fill`.
         """
         chosen = FillOptions(**options)
-        return self._request(self._plan(text, chosen), chosen, top_logprobs)
+        return self._planner.request(self._planner.plan(text, chosen), chosen, top_logprobs)
 
     # --- given answers -----------------------------------------------------------------
 
@@ -333,8 +323,8 @@ class Infiller:
             raise job.error
 
     def _fill_all(self, texts: Sequence[Text], options: FillOptions) -> list[Filled]:
-        plans = numbered(texts, lambda text: self._plan(text, options))  # all errors before anything is decoded
-        requests = (self._request(plan, options) for plan in plans)
+        plans = numbered(texts, lambda text: self._planner.plan(text, options))  # all errors before anything is decoded
+        requests = (self._planner.request(plan, options) for plan in plans)
         return [result for result in in_order(self.engine, requests, AHEAD) if isinstance(result, Filled)]
 
     def _iterate(
@@ -343,64 +333,13 @@ class Infiller:
         def asked() -> Iterator[Request | OpenGLMError]:
             for number, text in enumerate(texts, 1):
                 try:
-                    yield self._request(self._plan(text, options), options)
+                    yield self._planner.request(self._planner.plan(text, options), options)
                 except OpenGLMError as error:
                     if not returns:
                         raise type(error)(f"text {number}: {error}") from error
                     yield error
 
         return in_order(self.engine, asked(), ahead, returns=returns)
-
-    def _plan(self, text: Text, options: FillOptions) -> Plan:
-        prompt = prompts_of([text], self.tokenizer, self.model, options.truncate)[0]
-        limits = options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
-        starts: list[BlankState] = [self._start(prompt.blanked, i, own) for i, own in enumerate(limits)]
-        for blank, condition in enumerate(per_blank(options.conditions, len(limits))):
-            if condition is not None:
-                before, after = prompt.blanked.literals[blank : blank + 2]
-                plain = self._start(prompt.blanked, blank, limits[blank])
-                starts[blank] = self._conditions.start(condition, plain, before, after)
-        return Plan(prompt, limits, starts)
-
-    def _start(self, blanked: BlankedText, blank: int, limits: tuple[int, int]) -> TextState:
-        """What may be written into a blank: the rest of a document may end with the document's end, others do not."""
-        stop = self._stop_tokens.ids
-        ends = stop if blanked.kinds[blank] is BlankKind.GMASK else stop[:1]
-        brings_space = self.tokenizer.brings_space(blanked.literals[blank])
-        return self._writing.start(limits, brings_space=brings_space, ends=ends)
-
-    @cached_property
-    def _conditions(self) -> Conditions:
-        return Conditions(self._writing)
-
-    @cached_property
-    def _writing(self) -> Writing:
-        """Made for the first fill."""
-        return Writing(self.tokenizer, self._stop_tokens.banned, self._stop_tokens.ids)
-
-    def _request(self, plan: Plan, options: FillOptions, top_logprobs: int = 0) -> Request:
-        return Request(plan.prompt, self._job(plan, options, top_logprobs), self.tokenizer)
-
-    def _job(self, plan: Plan, options: FillOptions, top_logprobs: int) -> Job:
-        markers = self.tokenizer.markers
-        part_a = plan.prompt.part_a.behind(self.model.prompt_ids)
-        positions = part_a.blank_positions.tolist()
-        layout = lay_out(part_a, [[]], markers, blanks=[0])
-        if options.num_beams > 1:
-            state = PartBState(positions, markers)
-            return BeamSearchJob(layout, state, plan.limits, options, self._stop_tokens, plan.starts)
-        seqs = [
-            SamplingSequence(
-                PartBState(positions, markers),
-                plan.limits,
-                _generator(options.seed, copy),
-                top_logprobs,
-                starts=plan.starts,
-                around=part_a.ids.tolist() if options.no_repeat_ngram_size else (),
-            )
-            for copy in range(options.num_return_sequences)
-        ]
-        return SamplingJob(layout, seqs, options, self._stop_tokens)
 
 
 def _listed(values: Iterable[Any], what: str = "texts") -> list[Any]:
@@ -413,7 +352,3 @@ def _load(name_or_path: str, options: dict[str, Any]) -> Infiller:
     from .loading import load
 
     return load(name_or_path, **options)
-
-
-def _generator(seed: int | None, copy: int) -> Generator:
-    return np.random.default_rng(None if seed is None else [seed, copy])
