@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.find import DEFAULT_NAME, EMBEDDED, cached_folder
+from ..checkpoints.native import read_config
 from ..checkpoints.published import PUBLISHED
 from ..network.config import GLMConfig
 
@@ -19,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rows() -> list[dict[str, Any]]:
     """One entry per model: the embedded one, then the published ones."""
-    values = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
-    values.pop("format", None)
-    entries = [_row(DEFAULT_NAME, [], GLMConfig.from_dict(values), "zh, en", "openglm", EMBEDDED)]
+    entries = [_row(DEFAULT_NAME, [], read_config(EMBEDDED), "zh, en", "openglm", EMBEDDED)]
     for model in PUBLISHED:
         folder = cached_folder(model)
         entry = _row(model.name, list(model.aliases), model.config, model.language, model.vocabulary, folder)

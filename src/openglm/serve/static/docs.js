@@ -69,14 +69,20 @@ function answers(operation) {
   return table;
 }
 
+// The schemas that a body may have; one without a name of its own has no table.
+function alternatives(body) {
+  const schema = body?.content?.["application/json"]?.schema;
+  return schema ? schema.anyOf || [schema] : [];
+}
+
+function fieldsOf(schema) {
+  return schema.$ref ? [fields(named(schema.$ref))] : [];
+}
+
 function route(path, method, operation) {
   const inside = make("div", "inside", example(path, method, operation));
-  const body = operation.requestBody && named(operation.requestBody.content["application/json"].schema.$ref);
-  if (body) inside.append(make("h3", "", `Body: ${body}`), fields(body));
-  const answer = operation.responses["200"].content["application/json"];
-  for (const schema of answer ? answer.schema.anyOf || [answer.schema] : []) {
-    inside.append(make("h3", "", `Answer: ${named(schema.$ref)}`), fields(named(schema.$ref)));
-  }
+  for (const schema of alternatives(operation.requestBody)) inside.append(make("h3", "", `Body: ${kindOf(schema)}`), ...fieldsOf(schema));
+  for (const schema of alternatives(operation.responses["200"])) inside.append(make("h3", "", `Answer: ${kindOf(schema)}`), ...fieldsOf(schema));
   inside.append(make("h3", "", "Statuses"), answers(operation));
   const title = make("summary", "", make("span", "method", method.toUpperCase()), make("code", "", path), make("span", "quiet", operation.summary));
   const details = make("details", "route", title, inside);
