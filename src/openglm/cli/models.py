@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.find import DEFAULT_NAME, EMBEDDED, cached_folder
-from ..checkpoints.native import read_config
 from ..checkpoints.published import PUBLISHED
 from ..network.config import GLMConfig
 
@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rows() -> list[dict[str, Any]]:
     """One entry per model: the embedded one, then the published ones."""
-    entries = [_row(DEFAULT_NAME, [], read_config(EMBEDDED), "zh, en", "openglm", EMBEDDED)]
+    values = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
+    sizes = {field.name for field in dataclasses.fields(GLMConfig)}  # beside them stands what other tools look for
+    config = GLMConfig.from_dict({name: value for name, value in values.items() if name in sizes})
+    entries = [_row(DEFAULT_NAME, [], config, "zh, en", "openglm", EMBEDDED)]
     for model in PUBLISHED:
         folder = cached_folder(model)
         entry = _row(model.name, list(model.aliases), model.config, model.language, model.vocabulary, folder)
