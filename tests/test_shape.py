@@ -1,4 +1,4 @@
-"""Modules and functions stay short enough to be read in one sitting; ruff counts their branches."""
+"""Modules and functions stay short enough to be read in one sitting, ruff counts their branches; names are unique."""
 
 from __future__ import annotations
 
@@ -34,3 +34,16 @@ def test_modules_and_functions_are_short(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert source.count("\n") <= MODULE_LINES
     assert {name: lines for name, lines in lengths(source) if lines > FUNCTION_LINES} == {}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """Of two classes with one name a reader must ask which is meant. The two architectures mirror each other."""
+    mirrored = {"network/modern.py"}
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        where = path.relative_to(PACKAGE).as_posix()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and where not in mirrored:
+                places.setdefault(node.name, []).append(where)
+    assert len(places) > 200
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

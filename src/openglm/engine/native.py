@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..layouts import Layout
 from ..network.attention import tokens_seen
-from ..network.native import Texts, kernel, rows_of
+from ..network.native import KernelTexts, kernel, rows_of
 from .pages import BlockTable, PagePool, page_numbers
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _NativeCache:
         self.pages = pages
         self._numbers = page_numbers(tables)
         self._starts, self._lengths = np.array(starts, np.int32), np.array(lengths, np.int32)
-        self._texts = Texts(
+        self._texts = KernelTexts(
             self._numbers.ctypes.data, self._lengths.ctypes.data, self._starts.ctypes.data, *self._numbers.shape,
             pages.heads, pages.head_size, torch.get_num_threads(),
         )  # fmt: skip

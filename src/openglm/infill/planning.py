@@ -22,7 +22,7 @@ from ..layouts import PartBState, lay_out
 from ..network.model import GLMModel
 from ..tokenizer import Tokenizer
 from .prompt import Text
-from .request import Plan, Request
+from .request import FillPlan, Request
 from .scoring import prompts_of
 
 
@@ -38,7 +38,7 @@ class Planner:
         self.model, self.tokenizer = model, tokenizer
         self._stop_tokens = StopTokens.of(tokenizer, model.config.vocab_size, model.word_embeddings.weight.device)
 
-    def plan(self, text: Text, options: FillOptions) -> Plan:
+    def plan(self, text: Text, options: FillOptions) -> FillPlan:
         """What is to be written into a text. Raises as `Infiller.fill`."""
         prompt = prompts_of([text], self.tokenizer, self.model, options.truncate)[0]
         limits = options.limits(prompt.blanked.kinds, self.model.config.max_sequence_length)
@@ -48,7 +48,7 @@ class Planner:
                 before, after = prompt.blanked.literals[blank : blank + 2]
                 plain = self._start(prompt.blanked, blank, limits[blank])
                 starts[blank] = self._conditions.start(condition, plain, before, after)
-        return Plan(prompt, limits, starts)
+        return FillPlan(prompt, limits, starts)
 
     def _start(self, blanked: BlankedText, blank: int, limits: tuple[int, int]) -> TextState:
         """What may be written into a blank: the rest of a document may end with the document's end, others do not."""
@@ -66,11 +66,11 @@ class Planner:
         """Made for the first fill."""
         return Writing(self.tokenizer, self._stop_tokens.banned, self._stop_tokens.ids)
 
-    def request(self, plan: Plan, options: FillOptions, top_logprobs: int = 0) -> Request:
+    def request(self, plan: FillPlan, options: FillOptions, top_logprobs: int = 0) -> Request:
         """The text made ready for the engine."""
         return Request(plan.prompt, self._job(plan, options, top_logprobs), self.tokenizer)
 
-    def _job(self, plan: Plan, options: FillOptions, top_logprobs: int) -> Job:
+    def _job(self, plan: FillPlan, options: FillOptions, top_logprobs: int) -> Job:
         markers = self.tokenizer.markers
         part_a = plan.prompt.part_a.behind(self.model.prompt_ids)
         positions = part_a.blank_positions.tolist()

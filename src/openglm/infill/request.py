@@ -17,7 +17,7 @@ from .results import Fill, Filled, Piece
 
 
 @dataclass(frozen=True)
-class Plan:
+class FillPlan:
     """What is to be written into one text.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Big inputs in parts: files and folders at any fsspec address, each part worked on by itself.
 
-    sources -> plan -> Part, Part, ... -> fetch -> (work) -> deliver
+    sources -> plan -> InputPart, InputPart, ... -> fetch -> (work) -> deliver
 
 A part is a whole file, or so many bytes of lines of a long one; its result is a file of its own
 that takes its name when it is whole. So work can stop anywhere and go on, on any machine, and
@@ -30,7 +30,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Part:
+class InputPart:
     """A piece of an input and where its result goes.
 
     Attributes:
@@ -45,7 +45,7 @@ class Part:
     target: str
 
 
-def plan(sources: str | Sequence[str], output: str, *, part_bytes: int = PART_BYTES) -> list[Part]:
+def plan(sources: str | Sequence[str], output: str, *, part_bytes: int = PART_BYTES) -> list[InputPart]:
     """The parts of an input, in order.
 
     Args:
@@ -56,7 +56,7 @@ def plan(sources: str | Sequence[str], output: str, *, part_bytes: int = PART_BY
     Raises:
         DataError: an input that is not there or cannot be reached, or two files of one name.
     """
-    parts: list[Part] = []
+    parts: list[InputPart] = []
     names: dict[str, str] = {}
     for source in expand(sources):
         name = file_name(source)
@@ -70,11 +70,11 @@ def plan(sources: str | Sequence[str], output: str, *, part_bytes: int = PART_BY
         for number in range(count):
             end = None if number == count - 1 else (number + 1) * part_bytes
             label = f"{stem}{suffix}" if count == 1 else f"{stem}-{number:05}-of-{count:05}{suffix}"
-            parts.append(Part(source, number * part_bytes, end, _join(output, label)))
+            parts.append(InputPart(source, number * part_bytes, end, _join(output, label)))
     return parts
 
 
-def begin(output: str, parts: Sequence[Part], settings: Any) -> list[Part]:
+def begin(output: str, parts: Sequence[InputPart], settings: Any) -> list[InputPart]:
     """Note what is done in the folder `output`; the parts that are still to be done.
 
     Raises:
@@ -106,7 +106,7 @@ def begin(output: str, parts: Sequence[Part], settings: Any) -> list[Part]:
     return [part for part in parts if not system.exists(_system(part.target)[1])]
 
 
-def fetch(part: Part, folder: Path) -> Path:
+def fetch(part: InputPart, folder: Path) -> Path:
     """The records of a part as a local file.
 
     Raises:
@@ -126,7 +126,7 @@ def fetch(part: Part, folder: Path) -> Path:
     return local
 
 
-def deliver(local: Path, part: Part) -> None:
+def deliver(local: Path, part: InputPart) -> None:
     """Put a finished local file where the part's result belongs, under its name only when it is whole."""
     if kind_of(part.target) == PARQUET:
         packed = local.with_suffix(".parquet")
@@ -142,7 +142,7 @@ def deliver(local: Path, part: Part) -> None:
     system.mv(aside, path)
 
 
-def _copy_lines(file: Any, out: Any, part: Part) -> None:
+def _copy_lines(file: Any, out: Any, part: InputPart) -> None:
     """The lines that begin in [start, end): one that began before belongs to the part before."""
     if part.start:
         file.seek(part.start - 1)

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import OpenGLMError, OptionError
 from ..extras import library
-from .parts import Part, deliver, fetch
+from .parts import InputPart, deliver, fetch
 
 REACH_SECONDS = 10.0
 
@@ -49,7 +49,7 @@ class PartWorker:
 
     def _one(self, row: Mapping[str, Any]) -> dict[str, Any]:
         end = int(row["end"])
-        part = Part(str(row["source"]), int(row["start"]), None if end < 0 else end, str(row["target"]))
+        part = InputPart(str(row["source"]), int(row["start"]), None if end < 0 else end, str(row["target"]))
         try:
             with tempfile.TemporaryDirectory(prefix="openglm-part-") as folder:
                 local = fetch(part, Path(folder))
@@ -92,7 +92,7 @@ def _reach(address: str | None) -> None:
 
 def run_parts(
     make: Callable[[], Work],
-    parts: Sequence[Part],
+    parts: Sequence[InputPart],
     *,
     address: str | None = None,
     workers: int | None = None,

@@ -132,7 +132,7 @@ class Rows(ctypes.Structure):
     _fields_ = (("at", ctypes.c_void_p), ("text", ctypes.c_int64), ("head", ctypes.c_int64), ("token", ctypes.c_int64))
 
 
-class Texts(ctypes.Structure):
+class KernelTexts(ctypes.Structure):
     """What is attended to."""
 
     _fields_ = (
@@ -177,7 +177,7 @@ class MaskedAttention:
         (q, _q), (k, _k), (v, _v) = rows_of(q_BNSH), rows_of(k_BNSH), rows_of(v_BNSH)
         B, N, S, H = q_BNSH.shape
         sees = mask.expand(B, 1, S, S).contiguous()
-        texts = Texts(None, None, None, B, 0, N, H, torch.get_num_threads())
+        texts = KernelTexts(None, None, None, B, 0, N, H, torch.get_num_threads())
         mixed_BSNH = torch.empty(B, S, N, H)
         self._masked(
             ctypes.byref(texts), ctypes.c_int64(S), ctypes.byref(q), ctypes.byref(k), ctypes.byref(v),

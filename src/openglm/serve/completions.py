@@ -35,7 +35,7 @@ IN_BETWEEN = (BlankKind.SMASK, BlankKind.MASK, BlankKind.GMASK)
 
 
 @dataclass(frozen=True)
-class Part:
+class CompletionPiece:
     """A piece of a completion."""
 
     answer: int
@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class CompletionPrompt:
     """What is completed.
 
     Attributes:
@@ -88,7 +88,7 @@ class Completion(Ticket):
         self.stopped_by: list[str | None] = [None] * answers
 
     def news(self) -> Sequence[Any]:
-        """As `Ticket`: a list of `Part`."""
+        """As `Ticket`: a list of `CompletionPiece`."""
         parts = []
         for piece in self.request.pieces():
             answer = piece.answer
@@ -103,7 +103,7 @@ class Completion(Ticket):
             self.texts[answer] += text
             self.reasons[answer], self.stopped_by[answer] = reason, stop
             if self.streams and (text or reason is not None):
-                parts.append(Part(answer, text, reason, self._new_logprobs(answer)))
+                parts.append(CompletionPiece(answer, text, reason, self._new_logprobs(answer)))
         self.enough = all(reason is not None for reason in self.reasons)
         return parts
 
@@ -194,7 +194,7 @@ async def completions(service: Service, body: CompletionRequest, prompts: Sequen
     return await service.worker.prepare(prepared, sum(map(len, prompts)) + len(body.suffix or ""))
 
 
-def _choice(body: CompletionRequest, prompt: Prompt, ticket: Completion, answer: int) -> Json:
+def _choice(body: CompletionRequest, prompt: CompletionPrompt, ticket: Completion, answer: int) -> Json:
     logprobs = None if body.logprobs is None else ticket.logprobs(answer)
     if logprobs is not None and prompt.logprobs is not None:
         logprobs = joined(prompt.logprobs, logprobs)
@@ -205,7 +205,7 @@ def _choice(body: CompletionRequest, prompt: Prompt, ticket: Completion, answer:
     }
 
 
-async def _prompt(service: Service, body: CompletionRequest, given: str | list[int]) -> Prompt:
+async def _prompt(service: Service, body: CompletionRequest, given: str | list[int]) -> CompletionPrompt:
     infiller = service.infiller
     if isinstance(given, str):
         text, ids = given, None
@@ -214,18 +214,22 @@ async def _prompt(service: Service, body: CompletionRequest, given: str | list[i
     else:
         text, ids = infiller.tokenizer.decode(given, skip_special=True), given
     if not body.echo or body.logprobs is None:
-        return Prompt(text, ids or [])
+        return CompletionPrompt(text, ids or [])
     top, blank = body.logprobs, blank_of(service, body)
 
-    def scored() -> Prompt:
+    def scored() -> CompletionPrompt:
         tokens = infiller.tokenizer.encode(text) if ids is None else ids
-        return Prompt(text, tokens, echoed(infiller, tokens, blank, top))
+        return CompletionPrompt(text, tokens, echoed(infiller, tokens, blank, top))
 
     return await service.worker.score(scored, len(text))
 
 
 async def _chunks(
-    service: Service, body: CompletionRequest, tickets: Sequence[Completion], prompts: Sequence[Prompt], frame: Json
+    service: Service,
+    body: CompletionRequest,
+    tickets: Sequence[Completion],
+    prompts: Sequence[CompletionPrompt],
+    frame: Json,
 ) -> AsyncGenerator[bytes, None]:
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     extra: Json = {"usage": None} if with_usage else {}
@@ -255,14 +259,14 @@ async def _chunks(
     yield sse("[DONE]")
 
 
-def _behind(prompt: Prompt, part: Part) -> Json | None:
+def _behind(prompt: CompletionPrompt, part: CompletionPiece) -> Json | None:
     """Log-probabilities of a part, with offsets that count the prompt where that was given back with its own."""
     if part.logprobs is None or prompt.logprobs is None:
         return part.logprobs
     return {**part.logprobs, "text_offset": [len(prompt.text) + offset for offset in part.logprobs["text_offset"]]}
 
 
-def _usage(tickets: Sequence[Completion], prompts: Sequence[Prompt]) -> Json:
+def _usage(tickets: Sequence[Completion], prompts: Sequence[CompletionPrompt]) -> Json:
     if not tickets:
         return usage(sum(len(prompt.ids) for prompt in prompts), 0)
     return usage(sum(ticket.request.prompt_tokens for ticket in tickets), sum(ticket.written for ticket in tickets))

@@ -34,7 +34,7 @@ from ...network.model import GLMModel
 from ...tokenizer import Tokenizer
 from .configuration import OpenGLMConfig
 from .generation import WholeText
-from .reading import Cached, PartA, PartAReader, part_a
+from .reading import Cached, PartAOutput, PartAReader, part_a
 
 GENERATION_FILE = "generation_config.json"
 IGNORED = -100  # a label without a loss
@@ -212,7 +212,7 @@ class OpenGLMForSeq2SeqLM(OpenGLMPreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        encoder_outputs: PartA | None = None,
+        encoder_outputs: PartAOutput | None = None,
         past_key_values: EncoderDecoderCache | DynamicCache | None = None,
         use_cache: bool | None = None,
         brings_space: Tensor | None = None,

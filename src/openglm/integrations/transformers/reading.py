@@ -15,7 +15,7 @@ from ...network.attention import attend
 
 
 @dataclass
-class PartA(ModelOutput):
+class PartAOutput(ModelOutput):
     """Texts that are to be filled, as the encoder's side hands them on.
 
     Attributes:
@@ -34,9 +34,9 @@ class PartAReader(nn.Module):
         super().__init__()
         self.embed = embed
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> PartA:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> PartAOutput:
         """[B, S] ids -> what `OpenGLMForSeq2SeqLM` takes as `encoder_outputs`."""
-        return PartA(self.embed(input_ids), input_ids)
+        return PartAOutput(self.embed(input_ids), input_ids)
 
 
 class Cached:
