@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from contestants import BUILD, OBJECTIVES, OURS, PEER, Settings, missing_peer, packed_batches
+from baselines import BUILD, OBJECTIVES, OURS, PEER, Settings, missing_peer, packed_batches
 from machine import MIB, describe, markdown_table, memory_now, memory_peak, seconds_of
 from openglm import GLMConfig
 from openglm.errors import OpenGLMError
@@ -99,7 +99,7 @@ class Results:
     Attributes:
         timings: of steps.
         ceilings: precision -> operations per second of large products, round by round.
-        memories: of the contestants.
+        memories: of the baselines.
         skipped: what could not be measured, and why.
     """
 
@@ -119,16 +119,16 @@ def prepare(settings: Settings) -> None:
 
 
 def time_steps(settings: Settings, names: Sequence[str], arguments: argparse.Namespace, results: Results) -> None:
-    """Steps of all contestants and products, in turn, after a round that is not counted."""
+    """Steps of all baselines and products, in turn, after a round that is not counted."""
     prepare(settings)
     rounds: int = arguments.rounds
     clock = time.process_time if arguments.cpu_time else time.perf_counter
-    contestants = {name: BUILD[name](settings, rounds + 1) for name in names}
+    baselines = {name: BUILD[name](settings, rounds + 1) for name in names}
     timings = {key: Timing(*key) for key in product(names, arguments.precision)}
     results.ceilings = {precision: [] for precision in arguments.precision}
     for number in range(rounds + 1):
         for precision in arguments.precision:
-            for name, contestant in contestants.items():
+            for name, contestant in baselines.items():
                 seconds = seconds_of(partial(contestant.step, precision, number), settings.device, clock)
                 if number:  # the first round compiles, and fills caches
                     timings[name, precision].seconds.append(seconds)

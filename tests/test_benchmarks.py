@@ -29,14 +29,14 @@ def training_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def contestants(training_step: ModuleType) -> ModuleType:
-    return importlib.import_module("contestants")
+def baselines(training_step: ModuleType) -> ModuleType:
+    return importlib.import_module("baselines")
 
 
 @pytest.fixture
-def settings(training_step: ModuleType, contestants: ModuleType) -> object:
+def settings(training_step: ModuleType, baselines: ModuleType) -> object:
     """The smallest shape, with dropout: then attention is made of products that can be counted."""
-    return contestants.Settings(
+    return baselines.Settings(
         config=dataclasses.replace(training_step.SHAPES["smoke"], attention_dropout_prob=0.1),
         rows=2,
         length=64,
@@ -104,16 +104,16 @@ def count(step: object) -> int:
     return counter.get_total_flops()
 
 
-def test_operations_are_those_of_a_step(contestants: ModuleType, settings: object) -> None:
-    ours = contestants.build_openglm(settings, 2)
+def test_operations_are_those_of_a_step(baselines: ModuleType, settings: object) -> None:
+    ours = baselines.build_openglm(settings, 2)
     for number in range(2):
         assert count(lambda n=number: ours.step("fp32", n)) == ours.operations(number)
     assert ours.operations(0) != ours.operations(1)  # the batches have other numbers of blanks
 
 
-def test_steps_train_both_ways(contestants: ModuleType, settings: object) -> None:
+def test_steps_train_both_ways(baselines: ModuleType, settings: object) -> None:
     for checkpointing in (False, True):
-        ours = contestants.build_openglm(settings, 1, checkpointing)
+        ours = baselines.build_openglm(settings, 1, checkpointing)
         before = [parameter.clone() for parameter in ours.model.parameters()]
         ours.step("bf16", 0)
         after = list(ours.model.parameters())
@@ -122,9 +122,9 @@ def test_steps_train_both_ways(contestants: ModuleType, settings: object) -> Non
 
 
 @needs_transformers
-def test_the_peer_has_the_same_shape_and_its_operations_are_counted(contestants: ModuleType, settings: object) -> None:
-    ours, peer = contestants.build_openglm(settings, 1), contestants.build_peer(settings, 1)
-    assert contestants.missing_peer() == ""
+def test_the_peer_has_the_same_shape_and_its_operations_are_counted(baselines: ModuleType, settings: object) -> None:
+    ours, peer = baselines.build_openglm(settings, 1), baselines.build_peer(settings, 1)
+    assert baselines.missing_peer() == ""
     assert count(lambda: peer.step("fp32", 0)) == peer.operations(0)
     config = settings.config  # type: ignore[attr-defined]
     layer = sum(parameter.numel() for parameter in ours.model.transformer.layers.parameters())
@@ -132,17 +132,17 @@ def test_the_peer_has_the_same_shape_and_its_operations_are_counted(contestants:
     assert peer.model.cls.predictions.decoder.weight is peer.model.bert.embeddings.word_embeddings.weight
     assert peer.model.bert.embeddings.word_embeddings.weight.shape == (config.vocab_size, config.hidden_size)
     assert peer.model.config._attn_implementation == "sdpa"
-    ((ids, labels),) = contestants.masked_batches(settings, 1)
+    ((ids, labels),) = baselines.masked_batches(settings, 1)
     replaced = labels != -100
     assert torch.equal(replaced, ids == config.vocab_size - 1)
     assert 0.05 < replaced.double().mean() < 0.3
 
 
 def test_without_transformers_the_peer_is_left_out_with_a_reason(
-    contestants: ModuleType, monkeypatch: pytest.MonkeyPatch
+    baselines: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    reason = contestants.missing_peer()
+    reason = baselines.missing_peer()
     assert "transformers" in reason
     assert "pip install '.[benchmarks]'" in reason
 

@@ -36,7 +36,7 @@ def infiller(tokenizer: BilingualTokenizer) -> Infiller:
 
 
 def are_words(text: str) -> bool:
-    # Signs younger than Python's tables have the category Cn there.
+    # SpecialIds younger than Python's tables have the category Cn there.
     signs = all(c in "'’ -" or unicodedata.category(c)[0] in "LMN" or unicodedata.category(c) == "Cn" for c in text)
     return bool(text) and signs and text == text.strip()
 

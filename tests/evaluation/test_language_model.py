@@ -9,11 +9,11 @@ import torch
 from openglm.blanks import Markers
 from openglm.errors import InputError, OptionError, UnsupportedBlankError
 from openglm.evaluation.language_model import count_windows, last_words, perplexity, signs_of
-from openglm.evaluation.windows import Signs, starts, windows
+from openglm.evaluation.windows import SpecialIds, starts, windows
 from openglm.infill.infiller import Infiller
 from openglm.scoring.targets import target_logprobs
 
-SIGNS = Signs(cls=900, blank=901, eos=902, markers=Markers(903, 904))
+SIGNS = SpecialIds(cls=900, blank=901, eos=902, markers=Markers(903, 904))
 TEXT = "Yesterday, the old teacher walked to the river; a farmer did not. 老师昨天走到了河边。"
 
 

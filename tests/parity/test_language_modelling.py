@@ -11,12 +11,12 @@ import pytest
 
 from openglm.blanks import Markers
 from openglm.evaluation.wikitext import detokenize
-from openglm.evaluation.windows import Signs, last_word, windows
+from openglm.evaluation.windows import SpecialIds, last_word, windows
 from openglm.layouts import Layout
 from openglm.tokenizer import load_tokenizer
 
 # GPT-2 with task masks: [CLS], [gMASK], <|endoftext|>, <|startofpiece|>, <|endofpiece|>.
-SIGNS = Signs(50259, 50263, 50256, Markers(50257, 50258))
+SIGNS = SpecialIds(50259, 50263, 50256, Markers(50257, 50258))
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def test_shortening_is_counted(infiller: Infiller) -> None:
     question = QuestionRenderer(task, infiller.tokenizer, infiller.model.config).question(long)
     assert len(question.part_a) == infiller.model.config.max_sequence_length
     assert question.cut == question.cut_from["sentence"] > 0
-    less = QuestionRenderer(task, infiller.tokenizer, infiller.model.config, room=30).question(long)
+    less = QuestionRenderer(task, infiller.tokenizer, infiller.model.config, max_tokens=30).question(long)
     assert len(less.part_a) == 30
     assert less.cut == question.cut + infiller.model.config.max_sequence_length - 30
 

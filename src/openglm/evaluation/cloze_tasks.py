@@ -199,7 +199,7 @@ def questions_of(how: Asking, examples: Sequence[Example], model: Model) -> list
         DataError: an example that cannot be used (names the line).
     """
     tokenizer, network = model.infiller.tokenizer, model.infiller.model
-    renderer = QuestionRenderer(how.task, tokenizer, network.config, how.patterns, room=network.max_part_a)
+    renderer = QuestionRenderer(how.task, tokenizer, network.config, how.patterns, max_tokens=network.max_part_a)
     return renderer.questions(examples)
 
 

@@ -20,7 +20,7 @@ from ..errors import InputError, OptionError, UnsupportedBlankError
 from ..infill.infiller import Infiller
 from ..layouts import Layout
 from ..scoring.targets import OnDone, target_logprobs
-from .windows import Signs, last_word, starts, windows
+from .windows import SpecialIds, last_word, starts, windows
 
 DIRECTIONS = ("bi", "uni")
 
@@ -53,7 +53,7 @@ class LastWords:
     right: tuple[bool, ...] = ()  # of each text
 
 
-def signs_of(infiller: Infiller, blank: BlankKind | str | None = None) -> Signs:
+def signs_of(infiller: Infiller, blank: BlankKind | str | None = None) -> SpecialIds:
     """The token ids around a text; the blank is `[gMASK]` where the model has it, else `[MASK]`.
 
     Raises:
@@ -64,7 +64,7 @@ def signs_of(infiller: Infiller, blank: BlankKind | str | None = None) -> Signs:
     if kind.value not in kinds:
         raise UnsupportedBlankError(f"this model was trained without {kind}; it fills {', '.join(kinds)}")
     tokenizer = infiller.tokenizer
-    return Signs(tokenizer.cls, tokenizer.blank_id(kind), tokenizer.eos, tokenizer.markers)
+    return SpecialIds(tokenizer.cls, tokenizer.blank_id(kind), tokenizer.eos, tokenizer.markers)
 
 
 def perplexity(
@@ -152,13 +152,16 @@ def last_words(
             raise InputError(f"text {number} has no word before its last one: {text!r}")
         context, word = infiller.tokenizer.encode(parts[0].rstrip()), infiller.tokenizer.encode(" " + parts[1])
         # Part A holds the context, [CLS], blank and end; Part B counts up to the context's length.
-        room = infiller.model.config.max_sequence_length - (len(word) if unidirectional else 3)
-        if room < 1:
+        max_tokens = infiller.model.config.max_sequence_length - (len(word) if unidirectional else 3)
+        if max_tokens < 1:
             raise InputError(f"text {number} ends in a word of {len(word)} tokens, too long for this model")
-        cut += len(context) > room
+        cut += len(context) > max_tokens
         layouts.append(
             last_word(
-                np.array(context[-room:], np.int64), np.array(word, np.int64), signs, unidirectional=unidirectional
+                np.array(context[-max_tokens:], np.int64),
+                np.array(word, np.int64),
+                signs,
+                unidirectional=unidirectional,
             )
         )
     right = []

@@ -98,21 +98,21 @@ def read_requests(
 
 def _request(example: Example, pattern: Pattern, target: str, infiller: Infiller) -> GenerationExample:
     values = {name: example.text(name) for name in pattern.fields}
-    room, tokenizer = infiller.model.max_part_a, infiller.tokenizer
+    max_tokens, tokenizer = infiller.model.max_part_a, infiller.tokenizer
     wanted = example.get(target)
     references = wanted if isinstance(wanted, list) else [wanted]
     if not references or not all(isinstance(each, str) for each in references):
         raise DataError(f"{example.where}: the field {target!r} must hold a text or a list of texts")
     cut = 0
     try:
-        filled = pattern.fill(values, tokenizer, room)
+        filled = pattern.fill(values, tokenizer, max_tokens)
         # Cutting text, not tokens, can change how its end is spelled; a few more tokens then go.
         while filled.cut:
             for name, tokens in filled.cut_from.items():
                 kept = tokenizer.encode(values[name])[:-tokens]
                 values[name] = tokenizer.decode(kept).rstrip(_REPLACEMENT)
             cut += filled.cut
-            filled = pattern.fill(values, tokenizer, room)
+            filled = pattern.fill(values, tokenizer, max_tokens)
         infiller.check(filled.blanked)
     except (ContextLengthError, InputError, DataError) as error:
         raise DataError(f"{example.where}: {error}") from error

@@ -25,7 +25,7 @@ from ..layouts import Layout, lay_out
 
 
 @dataclass(frozen=True)
-class Signs:
+class SpecialIds:
     """Token ids around a text: what opens it, the blank, the end token and the marks of Part B."""
 
     cls: int
@@ -39,7 +39,7 @@ def starts(length: int, window: int, stride: int) -> range:
     return range(0, 1 + stride * -(-max(0, length - window) // stride), stride)
 
 
-def windows(tokens: Ids, signs: Signs, *, window: int, stride: int, unidirectional: bool) -> Iterator[Layout]:
+def windows(tokens: Ids, signs: SpecialIds, *, window: int, stride: int, unidirectional: bool) -> Iterator[Layout]:
     """Windows over one text; together they score every token but the first once.
 
     With `stride == window` in the unidirectional setting the first token of each window is read
@@ -68,7 +68,7 @@ def windows(tokens: Ids, signs: Signs, *, window: int, stride: int, unidirection
             yield _window(piece[:read], piece[read:], skipped, signs)
 
 
-def _window(prompt: Ids, rest: Ids, skipped: int, signs: Signs, *, eos: bool = False) -> Layout:
+def _window(prompt: Ids, rest: Ids, skipped: int, signs: SpecialIds, *, eos: bool = False) -> Layout:
     """`[CLS] prompt blank` and the rest, of which the first `skipped` tokens are not scored."""
     part_a = np.array([signs.cls, *prompt, signs.blank, *([signs.eos] if eos else [])], np.int64)
     layout = lay_out(PartA(part_a, np.array([len(prompt) + 1])), [rest], signs.markers, ends_with_eop=False)
@@ -77,7 +77,7 @@ def _window(prompt: Ids, rest: Ids, skipped: int, signs: Signs, *, eos: bool = F
     return dataclasses.replace(layout, loss_mask=scored)
 
 
-def last_word(context: Ids, word: Ids, signs: Signs, *, unidirectional: bool) -> Layout:
+def last_word(context: Ids, word: Ids, signs: SpecialIds, *, unidirectional: bool) -> Layout:
     """A text whose last word is to be predicted (LAMBADA); only the word is scored.
 
     Args:

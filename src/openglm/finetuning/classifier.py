@@ -103,16 +103,18 @@ class Classifier:
 
     def _by_cloze(self, examples: Sequence[Example]) -> list[Answer]:
         assert self.task is not None
-        config, room = self.model.config, self.model.max_part_a
-        renderer = QuestionRenderer(self.task, self.tokenizer, config, self.pattern, room=room)
+        config, max_tokens = self.model.config, self.model.max_part_a
+        renderer = QuestionRenderer(self.task, self.tokenizer, config, self.pattern, max_tokens=max_tokens)
         questions = renderer.questions(examples, labeled=False)
         found = predict(self.model, self.tokenizer, questions, scoring=self.scoring)
         return [Answer(p.label, dict(zip(p.question.labels, p.probabilities.tolist(), strict=True))) for p in found]
 
     def _by_head(self, examples: Sequence[Example]) -> list[Answer]:
         assert self.head is not None
-        room = self.model.config.max_sequence_length
-        texts = [encode_text([str(e.get(name)) for name in self.fields], self.tokenizer, room)[0] for e in examples]
+        max_tokens = self.model.config.max_sequence_length
+        texts = [
+            encode_text([str(e.get(name)) for name in self.fields], self.tokenizer, max_tokens)[0] for e in examples
+        ]
         rows = [head_prediction(self.labels, values) for values in head_logits(self.head, texts, self.tokenizer)]
         return [Answer(row["predicted"], row["probabilities"]) for row in rows]
 

@@ -62,13 +62,13 @@ class LabelledText:
         return {"the text": self.cut} if self.cut else {}
 
 
-def encode_text(values: Sequence[str], tokenizer: Tokenizer, room: int) -> tuple[Ids, int]:
+def encode_text(values: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[Ids, int]:
     """`[CLS]`, the texts one after the other, the end token; and how many tokens did not fit.
 
     The longest text loses its end first.
     """
     pieces = [tokenizer.encode(value if not number else f" {value}") for number, value in enumerate(values)]
-    cut = max(0, sum(map(len, pieces)) + 2 - room)
+    cut = max(0, sum(map(len, pieces)) + 2 - max_tokens)
     for _ in range(cut):
         max(pieces, key=len).pop()
     ids = [token for piece in pieces for token in piece]
@@ -78,8 +78,8 @@ def encode_text(values: Sequence[str], tokenizer: Tokenizer, room: int) -> tuple
 class ClassifyPlan(Plan):
     """Texts with labels."""
 
-    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
-        super().__init__(recipe, checkpoint, tokenizer, room)
+    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, max_tokens: int) -> None:
+        super().__init__(recipe, checkpoint, tokenizer, max_tokens)
         task = class_task_of(recipe)
         self.title, self.fields, self.label_field = task.title, task.fields, task.label
         examples: dict[str, list[Example]] = {
@@ -113,7 +113,7 @@ class ClassifyPlan(Plan):
                 if isinstance(value, list)
                 else str(value)
             )
-        ids, cut = encode_text(values, self.tokenizer, self.room)
+        ids, cut = encode_text(values, self.tokenizer, self.max_tokens)
         label = label_name(example.get(self.label_field))
         if label not in self.labels:
             raise DataError(f"{example.where}: the label {label!r} is not among {', '.join(self.labels)}")

@@ -172,8 +172,8 @@ def scoring_of(task: Task, calibrate: str, length_penalty: float) -> Scoring:
 class ClozePlan(Plan):
     """Questions of a task."""
 
-    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
-        super().__init__(recipe, checkpoint, tokenizer, room)
+    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, max_tokens: int) -> None:
+        super().__init__(recipe, checkpoint, tokenizer, max_tokens)
         self.task: Task = measured_by(task_of(recipe), recipe.run.metric)
         self.title, self.labels = title_of(recipe, self.task), tuple(self.task.labels)
         self.names = names_of(self.labels, self.task)
@@ -184,7 +184,9 @@ class ClozePlan(Plan):
         if "train" not in self.examples:
             raise DataError("no training data: name a file of examples")
         self.questions: dict[str, list[Question]] = {
-            split: QuestionRenderer(self.task, tokenizer, self.config, recipe.pattern, room=room).questions(examples)
+            split: QuestionRenderer(self.task, tokenizer, self.config, recipe.pattern, max_tokens=max_tokens).questions(
+                examples
+            )
             for split, examples in self.examples.items()
         }
         for split, questions in self.questions.items():

@@ -36,8 +36,8 @@ EVALUATION_SEED, EVALUATION_BATCHES = 20_220, 16
 class DocumentPlan(Plan):
     """Documents of one's own."""
 
-    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
-        super().__init__(recipe, checkpoint, tokenizer, room)
+    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, max_tokens: int) -> None:
+        super().__init__(recipe, checkpoint, tokenizer, max_tokens)
         if not recipe.data.train:
             raise DataError("no training data: name files of text")
         self.shards: dict[str, Shard] = {

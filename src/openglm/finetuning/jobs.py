@@ -138,10 +138,10 @@ class Plan(ABC):
         digest: differs where the training data do.
     """
 
-    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
+    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, max_tokens: int) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
         self.config: GLMConfig = checkpoint.config
-        self.room = room  # tokens that a prompt leaves of the context
+        self.max_tokens = max_tokens  # tokens that a prompt leaves of the context
         self.notes: list[str] = []
         self.data: list[dict[str, Any]] = []
         self.labels: tuple[str, ...] = ()

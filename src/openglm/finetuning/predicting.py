@@ -118,8 +118,8 @@ class TextPredictor(Predictor):
 
     def answers(self, values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Texts for records, all in one batch."""
-        tokenizer, room = self._infiller.tokenizer, self._infiller.model.max_part_a
-        texts = [self._pattern.fill(each, tokenizer, room).blanked for each in values]
+        tokenizer, max_tokens = self._infiller.tokenizer, self._infiller.model.max_part_a
+        texts = [self._pattern.fill(each, tokenizer, max_tokens).blanked for each in values]
         return [{self.name: each.blanks[0].text.strip()} for each in self._infiller.fill(texts, **self._options)]
 
 

@@ -128,15 +128,15 @@ def prepare(recipe: FinetuneRecipe) -> tuple[Plan, Checkpoint]:
             "start from the model that the prompt was trained on"
         )
     config, method = checkpoint.config, recipe.method
-    room = config.max_sequence_length - (method.tokens if method.name == "prompt" else 0)
-    if 2 * room < config.max_sequence_length:
+    max_tokens = config.max_sequence_length - (method.tokens if method.name == "prompt" else 0)
+    if 2 * max_tokens < config.max_sequence_length:
         raise TrainingError(
             f"method.tokens {method.tokens} leaves too little of the model's context of {config.max_sequence_length} "
             "tokens"
         )
     if method.layers > config.num_layers:
         raise TrainingError(f"method.layers is {method.layers}, but the model has {config.num_layers} layers")
-    plan = PLANS[recipe.kind](recipe, checkpoint, checkpoint.tokenizer(), room)
+    plan = PLANS[recipe.kind](recipe, checkpoint, checkpoint.tokenizer(), max_tokens)
     if HEAD in parts_of(checkpoint.folder):
         plan.notes.append(f"the classification head of {recipe.model} is left out; training starts from its network")
     return plan, checkpoint

@@ -82,8 +82,8 @@ class SmoothedLoss(nn.Module):
 class Seq2SeqPlan(Plan):
     """Pairs of texts."""
 
-    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, room: int) -> None:
-        super().__init__(recipe, checkpoint, tokenizer, room)
+    def __init__(self, recipe: FinetuneRecipe, checkpoint: Checkpoint, tokenizer: Tokenizer, max_tokens: int) -> None:
+        super().__init__(recipe, checkpoint, tokenizer, max_tokens)
         blank = next(kind for kind in PREFERRED if kind in self.config.blanks)
         values = recipe.task if isinstance(recipe.task, Mapping) else {}
         pattern = values.get("pattern") or f"{{{recipe.data.source}:shorten}}{blank}"
@@ -118,7 +118,7 @@ class Seq2SeqPlan(Plan):
         values = {name: example.text(name) for name in self.pattern.fields}
         target = example.text(self.recipe.data.target)
         try:
-            filled = self.pattern.fill(values, tokenizer, self.room)
+            filled = self.pattern.fill(values, tokenizer, self.max_tokens)
         except (DataError, ContextLengthError) as error:
             raise type(error)(f"{example.where}: {error}") from error
         part_a = filled.part_a(tokenizer)

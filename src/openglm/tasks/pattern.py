@@ -144,8 +144,8 @@ class Pattern:
         """Whether any field may be cut."""
         return any(piece.shorten for group in self.pieces for piece in group)
 
-    def fill(self, values: Mapping[str, object], tokenizer: Tokenizer, room: int) -> FilledPattern:
-        """Put an example's fields in, and cut what may be cut until Part A has at most `room` tokens.
+    def fill(self, values: Mapping[str, object], tokenizer: Tokenizer, max_tokens: int) -> FilledPattern:
+        """Put an example's fields in, and cut what may be cut until Part A has at most `max_tokens` tokens.
 
         The longest of the fields that may be cut loses a token at a time, the later one of equals.
 
@@ -159,7 +159,7 @@ class Pattern:
         ids.append([tokenizer.encode(run.text) for run in runs[-1]])
         fixed = tokens_beside_text(self.kinds, any(map(len, ids[-1])))
         flat = list(zip(itertools.chain(*runs), itertools.chain(*ids), strict=True))
-        cuts = self._cuts([(len(each), run.piece is not None) for run, each in flat], room - fixed)
+        cuts = self._cuts([(len(each), run.piece is not None) for run, each in flat], max_tokens - fixed)
         cut_from: dict[str, int] = {}
         kept = []
         for (run, each), cut in zip(flat, cuts, strict=True):
@@ -171,9 +171,9 @@ class Pattern:
         literals = tuple(tuple(itertools.chain(*kept[a:b])) for a, b in itertools.pairwise(ends))
         return FilledPattern(blanked, literals, cut_from)
 
-    def empty(self, tokenizer: Tokenizer, room: int) -> FilledPattern:
+    def empty(self, tokenizer: Tokenizer, max_tokens: int) -> FilledPattern:
         """The pattern with nothing in its fields: the empty context for calibration."""
-        return self.fill(dict.fromkeys(self.fields, ""), tokenizer, room)
+        return self.fill(dict.fromkeys(self.fields, ""), tokenizer, max_tokens)
 
     @staticmethod
     def _text(piece: PatternSegment, values: Mapping[str, object]) -> str:
@@ -206,17 +206,17 @@ class Pattern:
             seen[last] = tokenizer.trim_before_blank(seen[last])
         return seen
 
-    def _cuts(self, sizes: Sequence[tuple[int, bool]], room: int) -> list[int]:
-        """Tokens to cut from each run, given its size and whether it may be cut, to fit into `room`."""
+    def _cuts(self, sizes: Sequence[tuple[int, bool]], max_tokens: int) -> list[int]:
+        """Tokens to cut from each run, given its size and whether it may be cut, to fit into `max_tokens`."""
         cuts = [0] * len(sizes)
         may = [i for i, (_, cuttable) in enumerate(sizes) if cuttable]
         total = sum(size for size, _ in sizes)
         most = sum(sizes[i][0] for i in may)
-        surplus = total - room
+        surplus = total - max_tokens
         if surplus > most:
             why = f"{total - most} of them may not be cut" if may else "no field may be"
             raise ContextLengthError(
-                f"the text has {total} tokens, the context holds {room} beside the blanks, and {why}; mark long "
+                f"the text has {total} tokens, the context holds {max_tokens} beside the blanks, and {why}; mark long "
                 "fields :shorten in the pattern, or shorten the text"
             )
         for _ in range(surplus):

@@ -31,7 +31,7 @@ class QuestionRenderer:
     Args:
         pattern: which of the task's patterns ask (`pattern_indices.py`); with several, the question of
             the first of them has those of the others among its `variants`.
-        room: most tokens of Part A; by default what the model's context holds.
+        max_tokens: most tokens of Part A; by default what the model's context holds.
 
     Raises:
         OptionError: there is no such pattern, or the patterns have different labels.
@@ -45,11 +45,11 @@ class QuestionRenderer:
         config: GLMConfig,
         pattern: PatternIndices = 0,
         *,
-        room: int | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.task, self.tokenizer = task, tokenizer
         self.context = config.max_sequence_length
-        self.room = min(room or self.context, self.context)
+        self.max_tokens = min(max_tokens or self.context, self.context)
         self.templates = tuple(task.template(index) for index in task.pattern_indices(pattern))
         for template in self.templates:
             _check_blanks(template.pattern, config)
@@ -91,7 +91,7 @@ class QuestionRenderer:
     def _variant(self, example: Example, number: int) -> Question:
         """An example as one template asks it."""
         task, template = self.task, self.templates[number]
-        filled = template.pattern.fill(task.values(example, template.pattern.fields), self.tokenizer, self.room)
+        filled = template.pattern.fill(task.values(example, template.pattern.fields), self.tokenizer, self.max_tokens)
         candidates, owner, labels = self._answers(example, number, filled)
         longest = max(len(ids) for candidate in candidates for ids in candidate)
         if longest >= self.context:
@@ -164,7 +164,7 @@ class QuestionRenderer:
     def _prior(self, number: int) -> PartA:
         """The empty context of a template, for calibration."""
         if number not in self._priors:
-            empty = self.templates[number].pattern.empty(self.tokenizer, self.room)
+            empty = self.templates[number].pattern.empty(self.tokenizer, self.max_tokens)
             self._priors[number] = empty.part_a(self.tokenizer)
         return self._priors[number]
 
