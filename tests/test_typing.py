@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -64,7 +65,7 @@ def test_type_checkers_find_the_misspelt_option_and_nothing_else(command: list[s
         pytest.skip("pyright is not installed")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "MYPYPATH": str(ROOT / "src")}
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MYPYPATH": str(ROOT / "src")}
     if command[0] == "pyright":
         (tmp_path / "pyrightconfig.json").write_text(
             f'{{"extraPaths": ["{ROOT / "src"}"], "typeCheckingMode": "strict"}}'

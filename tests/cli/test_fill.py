@@ -251,7 +251,7 @@ def test_input_may_be_a_pipe(model: str) -> None:
 
 def test_interrupted_run_is_gone_on_from(model: str, tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text("".join(f'{{"text": "a [MASK] b", "id": {i}}}\n' for i in range(3000)), encoding="utf-8")
+    source.write_text("".join(f'{{"text": "a [MASK] b", "id": {i}}}\n' for i in range(20000)), encoding="utf-8")
     target.write_text("old", encoding="utf-8")
     command = [sys.executable, "-m", "openglm", "fill", "--model", model, "--max-new-tokens", "1"]
     command += ["--input", str(source), "--output", str(target)]
@@ -277,7 +277,7 @@ def test_interrupted_run_is_gone_on_from(model: str, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "were done before" in done.stderr
     records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
-    assert [record["id"] for record in records] == list(range(3000))
+    assert [record["id"] for record in records] == list(range(20000))
     assert all(record["filled"]["text"].startswith("a ") for record in records)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 

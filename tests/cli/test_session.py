@@ -78,6 +78,7 @@ def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
     assert "temperature 0.5" in terminal.until("truncate")
     terminal.type(":temperature -1\n")
     assert "! temperature" in terminal.until("not -1")
+    terminal.until("> ")  # before the prompt the end of input would be a terminal's, and lost
     terminal.type("\x04")
     assert terminal.process.wait(60) == 0
     typed = (tmp_path / "history").read_text(encoding="utf-8").splitlines()

@@ -96,7 +96,7 @@ def test_outputs_that_would_destroy(model: str, tmp_path: Path) -> None:
     ("typed", "wanted"),
     [
         ("openglm fi", {"fill", "finetune"}),
-        ("openglm fill --max", {"--max-new-tokens"}),
+        ("openglm fill --max", {"--max-new-tokens", "--max-chars"}),
         ("openglm data pre", {"prepare"}),
         ("openglm convert x y --to th", {"thudm"}),
         ("openglm fill --truncate a", {"around"}),

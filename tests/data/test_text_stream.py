@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm.data import text_stream
+from openglm.data import document_sequence, text_stream
 from openglm.data.corpus import interleaved
 from openglm.data.shards import Shard, prepare
 from openglm.data.text_stream import TextStream, open_corpus
@@ -183,7 +183,7 @@ def test_whole_passes_are_not_read_to_skip_them(
     folder: Path, tokenizer: BilingualTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = 0
-    documents = text_stream.documents
+    documents = document_sequence.documents
 
     def counted(path: str, *, field: str) -> Iterator[str]:
         nonlocal read
@@ -191,7 +191,7 @@ def test_whole_passes_are_not_read_to_skip_them(
             read += 1
             yield text
 
-    monkeypatch.setattr(text_stream, "documents", counted)
+    monkeypatch.setattr(document_sequence, "documents", counted)
     stream = stream_of(folder, tokenizer)
     number = int(600 * 1000.5 / stream.advance)
     window = texts_of(stream.at(number), tokenizer)

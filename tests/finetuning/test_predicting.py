@@ -127,7 +127,7 @@ def test_runs_that_cannot_predict(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_and_gone_on_from(trained: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    write_lines(source, rows(4000))
+    write_lines(source, rows(20000))
     command = [sys.executable, "-m", "openglm", "predict", str(trained), str(source), "--output", str(out)]
     journal = tmp_path / ".out.jsonl.openglm-part" / "journal.json"
     for _ in range(2):
@@ -139,4 +139,4 @@ def test_killed_and_gone_on_from(trained: Path, tmp_path: Path) -> None:
         assert running.wait() == -signal.SIGKILL
         assert not out.exists()
     assert main(command[3:]) == 0
-    assert [record["n"] for record in read(out)] == list(range(4000))
+    assert [record["n"] for record in read(out)] == list(range(20000))

@@ -121,8 +121,8 @@ def test_a_process_ends_while_it_ranks(signals: int) -> None:
             found[0],
             {"text": "He lived in [MASK].", "choices": ["a far country " * 100] * 256, "calibrate": True},
         )
-        with ThreadPoolExecutor(4) as pool:
-            answers = [pool.submit(httpx.post, f"{url}/v1/choose", json=body, timeout=120) for _ in range(4)]
+        with ThreadPoolExecutor(16) as pool:  # more than any machine ranks within the grace
+            answers = [pool.submit(httpx.post, f"{url}/v1/choose", json=body, timeout=120) for _ in range(16)]
             time.sleep(1)
             began = time.monotonic()
             for _ in range(signals):
@@ -130,14 +130,20 @@ def test_a_process_ends_while_it_ranks(signals: int) -> None:
                 time.sleep(0.5)
             assert process.wait(30) == 0
             assert time.monotonic() - began < (2 if signals == 1 else 0.5) + 6
+            given_up = 0
             for answer in answers:
                 try:
                     found_answer = answer.result()
                 except httpx.TransportError:
                     assert signals == 2  # who ends it at once cuts connections
+                    given_up += 1
                     continue
+                if found_answer.status_code == 200:  # done in time
+                    continue
+                given_up += 1
                 assert found_answer.status_code == 503
                 assert json.loads(found_answer.text)["error"]["code"] == "shutting_down"
+            assert given_up, "all was done in time; this showed nothing"
     finally:
         process.kill()
         process.communicate()
