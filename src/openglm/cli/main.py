@@ -76,12 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.take_closed_numbers()
     with streams.guarded():
         try:
-            code = _run(list(sys.argv[1:] if argv is None else argv))
-            sys.stdout.flush()
-            return code
-        except SystemExit:
-            sys.stdout.flush()
-            raise
+            try:
+                return _run(list(sys.argv[1:] if argv is None else argv))
+            finally:
+                sys.stdout.flush()  # a help page too, after which argparse leaves by SystemExit
         except BrokenPipeError:
             return 0  # the reader went away (`| head`): nothing is wrong, and nothing more can be said
         except OutputError as error:
