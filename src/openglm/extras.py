@@ -11,16 +11,13 @@ from typing import Any
 
 from .errors import MissingLibraryError
 
-# Those of pyproject.toml that users install for what they do.
-EXTRAS = ("conditions", "eval", "gpu", "lm-eval", "parquet", "ray", "serve", "train", "transformers")
-
 
 def library(module: str, *, extra: str, purpose: str) -> Any:
     """Import a library that comes with an extra.
 
     Args:
         module: what is imported, "package.module".
-        extra: name of the extra that brings it, one of `EXTRAS`.
+        extra: name of the extra of pyproject.toml that brings it.
         purpose: what needs it, the subject of the message.
 
     Raises:

@@ -77,9 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
 
 
-def prepare(args: argparse.Namespace) -> Infiller:
-    """What a worker loads once for all its parts."""
-    return load_model(args)
+prepare = load_model  # what a worker loads once for all its parts
 
 
 def run(args: argparse.Namespace) -> int:

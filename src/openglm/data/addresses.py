@@ -81,7 +81,7 @@ def open_binary(address: str | Path) -> BinaryIO:
         if not path.is_file():
             raise _missing(address)
         return path.open("rb")
-    system, path_there = _system(str(address))
+    system, path_there = file_system(str(address))
     try:
         return cast(BinaryIO, _Remote(system, path_there))
     except Exception as error:
@@ -97,7 +97,7 @@ def size_of(address: str | Path) -> int | None:
     try:
         if not is_remote(address):
             return _local(address).stat().st_size
-        system, path = _system(str(address))
+        system, path = file_system(str(address))
         size = system.size(path)
     except DataError:
         raise
@@ -136,8 +136,8 @@ def _unreachable(address: str | Path, error: Exception) -> DataError:
     return DataError(f"{address}: cannot be read ({type(error).__name__}: {error})")
 
 
-def _system(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address and the path in it."""
+def file_system(address: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, local ones too, and the path in it. Raises DataError."""
     try:
         import fsspec
     except ImportError as error:
@@ -163,7 +163,7 @@ def _local_files(address: str | Path) -> list[str]:
 
 def _remote_files(address: str) -> list[str]:
     head, chain, rest = address.partition("::")
-    system, path = _system(address)
+    system, path = file_system(address)
     # In the address of a web page `?` begins the query.
     signs = "*[" if head.startswith(("http://", "https://")) else "*?["
     pattern, known = any(sign in head for sign in signs), kind_of(address) is not None

@@ -18,7 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..data.addresses import COMPRESSED, PARQUET, expand, file_name, is_remote, kind_of, open_binary, size_of
+from ..data.addresses import (
+    COMPRESSED,
+    PARQUET,
+    expand,
+    file_name,
+    file_system,
+    is_remote,
+    kind_of,
+    open_binary,
+    size_of,
+)
 from ..errors import DataError, OutputError
 from ..extras import library
 from ..files import replacing
@@ -84,7 +94,7 @@ def begin(output: str, parts: Sequence[InputPart], settings: Any) -> list[InputP
     what = [[source, size_of(source)] for source in sources], [[part.start, part.end] for part in parts], settings
     identity = hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()
     manifest = _join(output, MANIFEST)
-    system, path = _system(manifest)
+    system, path = file_system(manifest)
     if system.exists(path):
         try:
             known = json.loads(system.cat_file(path))["identity"]
@@ -99,11 +109,11 @@ def begin(output: str, parts: Sequence[InputPart], settings: Any) -> list[InputP
                 "another output",
             )
     else:
-        if system.exists(_system(output)[1]) and system.ls(_system(output)[1]):
+        if system.exists(file_system(output)[1]) and system.ls(file_system(output)[1]):
             raise OutputError(f"{output}: the folder holds other files; give a new or an empty one", "not empty")
         system.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         system.pipe_file(path, json.dumps({"identity": identity, "parts": len(parts)}).encode())
-    return [part for part in parts if not system.exists(_system(part.target)[1])]
+    return [part for part in parts if not system.exists(file_system(part.target)[1])]
 
 
 def fetch(part: InputPart, folder: Path) -> Path:
@@ -136,7 +146,7 @@ def deliver(local: Path, part: InputPart) -> None:
         with replacing(Path(part.target.removeprefix("file://"))) as beside:
             shutil.copyfile(local, beside)
         return
-    system, path = _system(part.target)
+    system, path = file_system(part.target)
     aside = f"{path}.{os.getpid()}.part"
     system.put_file(str(local), aside)
     system.mv(aside, path)
@@ -193,9 +203,3 @@ def _named(name: str) -> tuple[str, str]:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
-
-
-def _system(address: str) -> tuple[Any, str]:
-    fsspec = library("fsspec", extra="train", purpose=f"{address}: reading and writing there")
-    system, path = fsspec.core.url_to_fs(address)
-    return system, str(path)
